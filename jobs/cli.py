@@ -1,0 +1,28 @@
+"""`prescreen`: the one console script."""
+
+import click
+
+from jobs.manifest import manifest_command
+from jobs.sample import sample_command
+from jobs.score import score_command
+from jobs.show_model import show_model_command
+from jobs.train import train_command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="prescreen")
+def cli():
+    """Scores archives of chest X-rays in batches.
+
+    Research prototype, not for diagnosis.
+    """
+
+
+for _command in (
+    sample_command,
+    manifest_command,
+    score_command,
+    train_command,
+    show_model_command,
+):
+    cli.add_command(_command)

@@ -1,0 +1,46 @@
+"""Keeping the libraries' chatter out of what the operator reads."""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and Beam's inference without the lines that say nothing.
+
+    TensorFlow prints some from C++ before its log can be set up, so only the file
+    descriptor can hold them back; where the import fails they are shown after all.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger().addFilter(_says_something)
+    with tempfile.TemporaryFile() as log:
+        try:
+            with _standard_error_to(log):
+                import tensorflow  # noqa: F401
+        except ImportError:
+            log.seek(0)
+            sys.stderr.write(log.read().decode(errors="replace"))
+            raise
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    # Beam 2.77 warns so on every platform where its optional model manager, which
+    # needs PyTorch, is absent.
+    return "Resource module is not available" not in record.getMessage()
+
+
+@contextlib.contextmanager
+def _standard_error_to(file: BinaryIO) -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,117 @@
+"""The command `score`: the main job."""
+
+import os
+
+import click
+
+from jobs.command import Command
+from jobs.logs import load_tensorflow
+
+
+class ReviewBudget(click.ParamType):
+    """A share of the archive (with a decimal point) or a number of images."""
+
+    name = "fraction|n"
+
+    def convert(self, value, param, context):
+        """Returns a float for a share, an int for a number."""
+        if isinstance(value, int | float):
+            return value
+        try:
+            budget = float(value) if "." in value else int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a share such as 0.2 nor a number.", param, context)
+        if budget < 0 or (isinstance(budget, float) and budget > 1):
+            self.fail(f"{value} is not from 0.0 to 1.0, nor a number of images.", param, context)
+        return budget
+
+
+@click.command("score", cls=Command, context_settings={"show_default": True})
+@click.option("--manifest", required=True, metavar="FILE", help="Which images to score.")
+@click.option("--output", required=True, metavar="DIR", help="Folder of all runs.")
+@click.option(
+    "--model", "bundle", metavar="BUNDLE", show_default="demonstration", help="Model bundle."
+)
+@click.option("--run-id", metavar="ID", show_default="start in UTC", help="Names the run.")
+@click.option(
+    "--thresholds", metavar="FILE", show_default="the bundle's", help="Thresholds as JSON."
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "borderline", "all"]),
+    default="none",
+    help="Test-time augmentation: average six views of no image, of images with a score"
+    " near a threshold, or of all.",
+)
+@click.option(
+    "--gradcam-top",
+    type=click.IntRange(0, 14),
+    default=3,
+    metavar="K",
+    help="Findings drawn per flagged image.",
+)
+@click.option(
+    "--gradcam-limit",
+    type=click.IntRange(0),
+    default=1000,
+    metavar="N",
+    help="Images drawn, highest rank first.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    metavar="N",
+    show_default="32 on CPU, largest that fits on GPU",
+    help="Images a batch.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "mixed_float16", "mixed_bfloat16"]),
+    default="auto",
+    help="Arithmetic of the network; auto is float32 on CPU, mixed_float16 on GPU.",
+)
+@click.option(
+    "--decode-threads",
+    type=click.IntRange(1),
+    default=lambda: os.cpu_count() or 1,
+    metavar="N",
+    show_default="number of cores",
+    help="Threads a worker that read and decode.",
+)
+@click.option(
+    "--reject-limit",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    metavar="FRACTION",
+    help="Share of all manifest rows that may be rejected.",
+)
+@click.option(
+    "--review-budget",
+    type=ReviewBudget(),
+    metavar="FRACTION|N",
+    show_default="all flagged",
+    help="Images in the worklist, as a share of the manifest or a number.",
+)
+@click.option(
+    "--carry", multiple=True, metavar="COLUMN", help="Manifest column copied to the scores."
+)
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.argument("beam_args", nargs=-1, type=click.UNPROCESSED)
+def score_command(bundle: str | None, quiet: bool, beam_args: tuple[str, ...], **options):
+    """Scores the images of a manifest and publishes Parquet and overlays.
+
+    What follows -- goes to Beam as pipeline options. On this machine Beam's
+    FnApiRunner runs, also where --runner=DirectRunner asks for Beam's default.
+    """
+    load_tensorflow()
+    from jobs.progress import show_progress
+    from jobs.summary import summarise
+    from model.bundle import demo_bundle_path
+    from pipeline.run import ScoreOptions, score_manifest
+
+    score_options = ScoreOptions(
+        bundle=bundle or demo_bundle_path(), beam_args=beam_args, **options
+    )
+    record = score_manifest(score_options, show_progress(quiet))
+    if not quiet:
+        click.echo(summarise(record, score_options.output))

@@ -1,0 +1,43 @@
+"""The command `show-model`."""
+
+import click
+
+from jobs.command import Command
+
+
+@click.command("show-model", cls=Command)
+@click.argument("bundle", required=False, type=click.Path(file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print all of bundle.json.")
+def show_model_command(bundle: str | None, as_json: bool):
+    """Shows what BUNDLE is, what it may be used for, and what was measured.
+
+    Without BUNDLE, the one that `score` uses when none is named.
+    """
+    import json
+
+    from model.bundle import demo_bundle_path, load_bundle_info
+
+    info = load_bundle_info(bundle or demo_bundle_path())
+    if as_json:
+        click.echo(json.dumps(info.to_json(), indent=2))
+        return
+    click.echo(f"{info.title}\n{info.statement}\n")
+    click.echo(f"model id        {info.model_id}")
+    click.echo(f"input           {info.input_contract.name}")
+    click.echo(f"trained in      {info.training_precision}")
+    click.echo(f"thresholds for  --tta {', '.join(info.thresholds)}")
+    _show_findings(info)
+
+
+def _show_findings(info) -> None:
+    metrics = info.metrics
+    click.echo(f"\nMeasured on {metrics['split']}: {metrics['images']} images,")
+    click.echo(f"mean AUC over the 14 findings {metrics['mean_auc']:.3f}\n")
+    click.echo(f"{'finding':<20} {'AUC':>6} {'threshold':>10} {'recall':>7} {'95% interval':>15}")
+    for name, value in info.thresholds["none"].items():
+        interval = f"{value.recall_low:.2f} to {value.recall_high:.2f}"
+        click.echo(
+            f"{name:<20} {metrics['findings'][name]['auc']:>6.3f} {value.threshold:>10.3f}"
+            f" {value.recall:>7.2f} {interval:>15}"
+        )
+    click.echo("\nThresholds and their recall are from the validation part, --tta none.")

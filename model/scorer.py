@@ -1,0 +1,216 @@
+"""The frozen graph: uint8 squares in, scores and activation maps out."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from model import gradcam, tta
+from model.network import set_precision
+from model.thresholds import TTA_MODES
+from schemas.contract import STANDARD_CONTRACT
+from schemas.findings import ABNORMAL_INDICES
+
+_log = logging.getLogger(__name__)
+
+CPU_BATCH_SIZE = 32
+GPU_BATCH_SIZE = 512
+"""A first guess that halves itself until it fits."""
+
+
+class InferenceError(Exception):
+    """TensorFlow could not compute a batch, for another reason than memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Borderline:
+    """When an image is worth a second look.
+
+    Attributes:
+      thresholds: float32 `(15,)`, those of single-view scores; infinite where a
+        class has none.
+      band: Distance from a threshold, in score, within which it is.
+    """
+
+    thresholds: np.ndarray
+    band: float
+
+    def selects(self, scores: np.ndarray) -> np.ndarray:
+        """Returns bool `(batch,)`: one of the 14 scores lies within the band."""
+        near = np.abs(scores - self.thresholds) <= self.band
+        return near[:, ABNORMAL_INDICES].any(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What the graph says of a batch.
+
+    Attributes:
+      scores: float32 `(batch, 15)`, 0 to 1, uncalibrated, averaged over views. NaN
+        where the network gave NaN.
+      cams: float32 `(batch, 15, 7, 7)`, 0 to 1, of the original view.
+      views: int8 `(batch,)`, number of views averaged.
+    """
+
+    scores: np.ndarray
+    cams: np.ndarray
+    views: np.ndarray
+
+
+class Scorer:
+    """Scores batches with a network whose constants are frozen and folded.
+
+    Traced once, at construction. Thread-safe except for the memory limit it
+    learns, which may be learnt twice.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        *,
+        precision: str = "float32",
+        tta_mode: str = "none",
+        borderline: Borderline | None = None,
+    ):
+        """Freezes `network`, whose precision is changed in place.
+
+        Args:
+          network: As `model.network.build_network` makes it, trained.
+          precision: A Keras dtype policy, as `resolve_precision` returns it.
+          tta_mode: One of `TTA_MODES`.
+          borderline: Wanted by, and only by, the mode `borderline`.
+
+        Raises:
+          ValueError: An unknown mode, or `borderline` without its rule.
+        """
+        if tta_mode not in TTA_MODES:
+            raise ValueError(f"tta_mode must be one of {TTA_MODES}. Received: {tta_mode!r}.")
+        if (tta_mode == "borderline") != (borderline is not None):
+            raise ValueError("borderline must be given for tta_mode='borderline', and only then.")
+        self._on_gpu = prepare_gpus()
+        self._tta_mode = tta_mode
+        self._borderline = borderline
+        self._batch_limit: int | None = None
+        set_precision(network, precision)
+        self._single = _freeze(_single_view(network))
+        self._further = None if tta_mode == "none" else _freeze(_further_views(network))
+
+    def score(self, images: np.ndarray) -> Scores:
+        """Returns the scores of a batch of any size.
+
+        Args:
+          images: uint8 `(batch, 224, 224)`, 0 to 255.
+
+        Raises:
+          ValueError: The images have another dtype or shape.
+          InferenceError: TensorFlow failed.
+          MemoryError: Not even one image fits in the accelerator's memory.
+        """
+        size = STANDARD_CONTRACT.size
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size):
+            raise ValueError(
+                f"images must be uint8 (batch, {size}, {size})."
+                f" Received: dtype={images.dtype}, shape={images.shape}."
+            )
+        scores, cams = self._in_memory(self._single, images)
+        views = np.ones(len(images), np.int8)
+        second_look = self._second_look(scores)
+        if len(second_look):
+            (further,) = self._in_memory(self._further, images[second_look])
+            scores[second_look] = (scores[second_look] + further) / len(tta.VIEWS)
+            views[second_look] = len(tta.VIEWS)
+        return Scores(scores, cams, views)
+
+    def _second_look(self, scores: np.ndarray) -> np.ndarray:
+        if self._tta_mode == "none":
+            return np.empty(0, np.intp)
+        if self._tta_mode == "all":
+            return np.arange(len(scores))
+        return np.flatnonzero(self._borderline.selects(scores))
+
+    def _in_memory(self, graph: Callable, images: np.ndarray) -> list[np.ndarray]:
+        """Runs `graph` in pieces that fit in memory, and remembers what fits."""
+        pieces, start = [], 0
+        while start < len(images):
+            piece = images[start : start + (self._batch_limit or len(images))]
+            try:
+                pieces.append(self._run(graph, piece))
+            except tf.errors.ResourceExhaustedError as error:
+                if len(piece) == 1:
+                    raise MemoryError("one image does not fit in the device's memory") from error
+                self._batch_limit = len(piece) // 2
+                _log.warning("out of memory: batch size is now %d", self._batch_limit)
+                continue
+            except tf.errors.OpError as error:
+                raise InferenceError(type(error).__name__) from error
+            start += len(piece)
+        return [np.concatenate(part) for part in zip(*pieces, strict=True)]
+
+    def _run(self, graph: Callable, images: np.ndarray) -> list[np.ndarray]:
+        count = len(images)
+        if self._on_gpu:
+            images = pad_to_power_of_two(images)
+        return [output.numpy()[:count] for output in graph(tf.constant(images))]
+
+
+def pad_to_power_of_two(images: np.ndarray) -> np.ndarray:
+    """Returns `images` with black ones appended, so that a GPU sees few shapes."""
+    wanted = 1 << (len(images) - 1).bit_length()
+    return np.pad(images, ((0, wanted - len(images)), (0, 0), (0, 0)))
+
+
+def prepare_gpus() -> bool:
+    """Lets TensorFlow take GPU memory as it needs it; returns whether there is a GPU."""
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return bool(gpus)
+
+
+def resolve_precision(precision: str) -> str:
+    """Returns the Keras dtype policy that `precision` stands for on this machine.
+
+    `auto` is mixed_float16 where there is a GPU and float32 elsewhere; any other
+    name stands for itself.
+    """
+    if precision != "auto":
+        return precision
+    return "mixed_float16" if prepare_gpus() else "float32"
+
+
+def default_batch_size() -> int:
+    """Returns a batch size that suits this machine."""
+    return GPU_BATCH_SIZE if prepare_gpus() else CPU_BATCH_SIZE
+
+
+def _single_view(network: keras.Model) -> Callable:
+    explained = gradcam.explained_network(network)
+
+    def single_view(images):
+        outputs = explained(images, training=False)
+        return [outputs["scores"], gradcam.activation_maps(network, outputs)]
+
+    return single_view
+
+
+def _further_views(network: keras.Model) -> Callable:
+    def further_views(images):
+        return [sum(network(view, training=False) for view in tta.further_views(images))]
+
+    return further_views
+
+
+def _freeze(function: Callable) -> Callable:
+    """Returns `function` as one graph whose variables are constants.
+
+    With constants TensorFlow folds each batch normalisation into the convolution
+    before it.
+    """
+    size = STANDARD_CONTRACT.size
+    signature = tf.TensorSpec((None, size, size), tf.uint8, name="images")
+    concrete = tf.function(function, autograph=False).get_concrete_function(signature)
+    return convert_variables_to_constants_v2(concrete)

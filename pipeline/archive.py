@@ -1,0 +1,138 @@
+"""The pipeline that scores an archive, from manifest rows to staged parts."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import apache_beam as beam
+
+from model.thresholds import Thresholds
+from pipeline import images, scoring
+from pipeline.images import LoadImages
+from pipeline.layout import RunPaths
+from pipeline.manifest import CheckedManifest, read_row_group
+from pipeline.rows import ApplyThresholds, reject_row
+from pipeline.runner import Runner
+from pipeline.scoring import ScoreImages, ScorerSettings
+from pipeline.staging import StageRows
+from schemas.tables import REJECTS_SCHEMA, scores_schema
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringJob:
+    """What to score, with what, and where to put it.
+
+    Attributes:
+      paths: Of the run.
+      manifest: Checked.
+      scorer: What decides a score.
+      thresholds: What decides a flag, one for each of the 14 findings.
+      thresholds_id: Of these.
+      batch_size: Images a batch.
+      decode_threads: Threads that read and decode, a worker.
+    """
+
+    paths: RunPaths
+    manifest: CheckedManifest
+    scorer: ScorerSettings
+    thresholds: Thresholds
+    thresholds_id: str
+    batch_size: int
+    decode_threads: int
+
+
+class ReadManifest(beam.PTransform):
+    """Rows of a checked manifest.
+
+    The only shuffle of the whole pipeline is here, where a row is a hundred bytes.
+
+    Args:
+      path: The checked manifest, where every worker reaches it.
+      row_groups: Which of its row groups.
+    """
+
+    def __init__(self, path: str, row_groups: Iterable[int]):
+        super().__init__()
+        self._path = path
+        self._row_groups = list(row_groups)
+
+    def expand(self, pipeline):
+        path = self._path
+        return (
+            pipeline
+            | "RowGroups" >> beam.Create(self._row_groups, reshuffle=False)
+            | "ReadRowGroup" >> beam.FlatMap(lambda index: read_row_group(path, index))
+            | "ShuffleRows" >> beam.Reshuffle()
+        )
+
+
+class LoadAndScore(beam.PTransform):
+    """Manifest rows in; scored images and two kinds of rejected ones out.
+
+    One composite, so that a resource hint on it keeps decoding and inference in
+    one environment: a hint on either alone would send every pixel through a
+    shuffle.
+    """
+
+    def __init__(self, job: ScoringJob):
+        super().__init__()
+        self._job = job
+
+    def expand(self, rows):
+        job = self._job
+        # While the network is busy with one batch, the threads fill the next.
+        load = LoadImages(threads=job.decode_threads, read_ahead=2 * job.batch_size)
+        loaded = rows | load
+        scored = loaded[images.LOADED] | ScoreImages(job.scorer, job.batch_size)
+        return {
+            "scored": scored[scoring.SCORED],
+            "rejected_at_load": loaded[images.REJECTED],
+            "rejected_at_inference": scored[scoring.REJECTED],
+        }
+
+
+class ScoreArchive(beam.PTransform):
+    """Some row groups of a manifest in; staged parts of scores and rejects out.
+
+    All after the shuffle of the rows is one fused stage. Rejects are staged where
+    they arise, since a Flatten of both kinds would end the stage.
+    """
+
+    def __init__(self, job: ScoringJob, row_groups: Iterable[int]):
+        super().__init__()
+        self._job = job
+        self._row_groups = list(row_groups)
+
+    def expand(self, pipeline):
+        job = self._job
+        outcome = pipeline | ReadManifest(job.manifest.path, self._row_groups) | LoadAndScore(job)
+        carried = job.manifest.carried
+        (
+            outcome["scored"]
+            | ApplyThresholds(
+                job.thresholds,
+                model_id=job.scorer.model_id,
+                thresholds_id=job.thresholds_id,
+                carried=carried,
+            )
+            | "StageScores" >> StageRows(job.paths.parts("scores"), scores_schema(carried))
+        )
+        rejects = job.paths.parts("rejects")
+        for kind in ("rejected_at_load", "rejected_at_inference"):
+            (
+                outcome[kind]
+                | f"Row_{kind}" >> beam.Map(reject_row)
+                | f"Stage_{kind}" >> StageRows(rejects, REJECTS_SCHEMA)
+            )
+
+
+def score_archive(job: ScoringJob, runner: Runner) -> None:
+    """Scores the whole manifest into staged parts.
+
+    A local runner gets the manifest in waves of a row group, because it holds what
+    it shuffles in memory and loses it with the process; the scorer stays loaded
+    between waves. Any other runner gets the manifest in one pipeline.
+    """
+    groups = range(job.manifest.row_groups)
+    waves = ([group] for group in groups) if runner.is_local else [groups]
+    for wave in waves:
+        runner.run(lambda pipeline, wave=wave: pipeline | ScoreArchive(job, wave))

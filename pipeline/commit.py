@@ -1,0 +1,211 @@
+"""From staged parts to a published run: nothing lost, nothing doubled, or nothing at all."""
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from model.bundle import BundleInfo
+from pipeline.archive import ScoringJob
+from pipeline.compaction import compact, plan_files
+from pipeline.drawing import DrawingSettings, draw_overlays, plan_drawings
+from pipeline.layout import RunPaths, write_atomically
+from pipeline.ledger import Ledger, connect, freeze_ledger
+from pipeline.record import RunFacts, build_record, file_metadata
+from pipeline.runner import Runner
+from pipeline.staging import staged_parts
+from pipeline.worklist import write_worklist
+from schemas.tables import REJECTS_SCHEMA, scores_schema, with_metadata
+
+
+class RejectLimitError(Exception):
+    """More images were rejected than the run allows; nothing was published."""
+
+
+class ReconciliationError(Exception):
+    """Scored and rejected rows are not the manifest's rows; nothing was published."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CommitSettings:
+    """What the commit needs beside the job.
+
+    Attributes:
+      bundle: The model's facts.
+      drawing: How much to draw.
+      reject_limit: Largest share of manifest rows that may be rejected.
+      review_budget: Most images in the worklist: a share of the manifest if a
+        float, a number if an int, None for all that are flagged.
+    """
+
+    bundle: BundleInfo
+    drawing: DrawingSettings
+    reject_limit: float
+    review_budget: float | int | None
+
+
+def commit_run(job: ScoringJob, settings: CommitSettings, runner: Runner, facts: RunFacts) -> dict:
+    """Publishes what is staged, and returns the record that was written last.
+
+    Raises:
+      RejectLimitError: Before anything is drawn.
+      ReconciliationError: The files as written do not hold each manifest row once.
+    """
+    paths, timings_s = job.paths, facts.timings_s
+    # What an earlier attempt at this commit left is made again from the parts.
+    shutil.rmtree(paths.commit, ignore_errors=True)
+    with connect(paths.commit) as connection:
+        ledger = freeze_ledger(connection, paths)
+        _check_reject_limit(ledger, job.manifest.rows, settings.reject_limit)
+        with _timed(timings_s, "draw"):
+            drawn = _draw(connection, ledger, job, settings.drawing, runner)
+        with _timed(timings_s, "write"):
+            tables = _compact(ledger, job, settings.bundle, runner)
+            _reconcile(connection, paths, tables, job.manifest.rows)
+            flagged, listed = _rank(connection, tables["scores"], job, settings)
+    counts = {
+        "manifest": job.manifest.rows,
+        "scored": ledger.counts["scores"],
+        "rejected": ledger.counts["rejects"],
+        "skipped": 0,
+        "flagged": flagged,
+        "listed": listed,
+        **drawn,
+        "duplicates_dropped": ledger.duplicates,
+    }
+    record = build_record(job, settings.bundle, facts, counts, ledger.reasons)
+    publish(paths, record)
+    return record
+
+
+def publish(paths: RunPaths, record: dict) -> None:
+    """Moves the built folders in place, one rename each, and writes the record last."""
+    for kind in ("scores", "rejects", "gradcam"):
+        target = paths.published(kind)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(paths.built(kind), target)
+    worklist = paths.published("worklist")
+    worklist.mkdir(parents=True, exist_ok=True)
+    for path in sorted(paths.built("worklist").iterdir()):
+        os.rename(path, worklist / path.name)
+    paths.record.parent.mkdir(exist_ok=True)
+    write_atomically(paths.record, json.dumps(record, indent=2).encode() + b"\n")
+    shutil.rmtree(paths.staging)
+
+
+def _check_reject_limit(ledger: Ledger, rows: int, limit: float) -> None:
+    rejected = ledger.counts["rejects"]
+    if rejected > limit * rows:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in ledger.reasons.items())
+        raise RejectLimitError(
+            f"{rejected} of {rows} images were rejected ({reasons}), more than --reject-limit"
+            f" {limit} allows. Nothing was published. Mend the images, or raise --reject-limit."
+        )
+
+
+def _draw(
+    connection: duckdb.DuckDBPyConnection,
+    ledger: Ledger,
+    job: ScoringJob,
+    settings: DrawingSettings,
+    runner: Runner,
+) -> dict:
+    """Draws, and returns how many images and overlays that gave, and why others did not."""
+    paths = job.paths
+    plan = paths.commit / "drawings.parquet"
+    groups = plan_drawings(connection, ledger, settings, plan)
+    draw_overlays(plan, groups, paths, job.thresholds, settings, job.decode_threads, runner)
+    parts = staged_parts(paths.built("drawn"))
+    if not parts:
+        return {"drawn": 0, "overlays": 0, "not_drawn": {}}
+    [(drawn, overlays)] = connection.execute(
+        "SELECT count(DISTINCT image_id) FILTER (overlay IS NOT NULL), count(overlay)"
+        " FROM read_parquet(?)",
+        [parts],
+    ).fetchall()
+    reasons = connection.execute(
+        "SELECT reason, count(*) FROM read_parquet(?) WHERE reason IS NOT NULL"
+        " GROUP BY reason ORDER BY reason",
+        [parts],
+    ).fetchall()
+    return {"drawn": drawn, "overlays": overlays, "not_drawn": dict(reasons)}
+
+
+def _compact(
+    ledger: Ledger, job: ScoringJob, bundle: BundleInfo, runner: Runner
+) -> dict[str, list[Path]]:
+    """Compacts both tables and returns their files."""
+    schemas = {"scores": scores_schema(job.manifest.carried), "rejects": REJECTS_SCHEMA}
+    metadata = file_metadata(job, bundle)
+    written = {}
+    for table, schema in schemas.items():
+        files = plan_files(job.paths.built(table), ledger.parts[table], ledger)
+        compact(files, with_metadata(schema, metadata), job.paths.built("drawn"), runner)
+        written[table] = [file.path for file in files]
+    return written
+
+
+def _reconcile(
+    connection: duckdb.DuckDBPyConnection,
+    paths: RunPaths,
+    tables: dict[str, list[Path]],
+    rows: int,
+) -> None:
+    """Checks from the files as written that they hold each manifest id exactly once."""
+    files = [str(path) for table in tables.values() for path in table]
+    connection.execute(
+        "CREATE OR REPLACE TABLE written AS SELECT image_id, count(*) AS copies"
+        " FROM read_parquet(?, union_by_name=true, hive_partitioning=false) GROUP BY image_id",
+        [files],
+    )
+    manifest = "read_parquet($manifest, hive_partitioning=false) m"
+    [(missing, unknown, doubled)] = connection.execute(
+        f"SELECT (SELECT count(*) FROM {manifest} ANTI JOIN written USING (image_id)),"
+        f" (SELECT count(*) FROM written ANTI JOIN {manifest} USING (image_id)),"
+        " (SELECT count(*) FROM written WHERE copies > 1)",
+        {"manifest": str(paths.manifest)},
+    ).fetchall()
+    if missing or unknown or doubled:
+        raise ReconciliationError(
+            f"The files written must hold each of the {rows} manifest rows once. Received:"
+            f" {missing} missing, {unknown} not in the manifest, {doubled} more than once."
+            " Nothing was published. This is a defect: please report it."
+        )
+
+
+def _rank(
+    connection: duckdb.DuckDBPyConnection,
+    scores: Sequence[Path],
+    job: ScoringJob,
+    settings: CommitSettings,
+) -> tuple[int, int]:
+    """Writes the worklist; returns how many images are flagged, and how many listed."""
+    files, budget = [str(path) for path in scores], settings.review_budget
+    [(flagged,)] = connection.execute(
+        "SELECT count(*) FROM read_parquet(?, hive_partitioning=false) WHERE flagged", [files]
+    ).fetchall()
+    limit = int(budget * job.manifest.rows) if isinstance(budget, float) else budget
+    listed = flagged if limit is None else min(limit, flagged)
+    write_worklist(
+        connection,
+        files,
+        job.thresholds,
+        listed,
+        job.paths.built("worklist"),
+        f"run_id={job.paths.run_id}",
+        file_metadata(job, settings.bundle),
+    )
+    return flagged, listed
+
+
+@contextmanager
+def _timed(timings_s: dict[str, float], name: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    timings_s[name] = time.monotonic() - start

@@ -1,0 +1,193 @@
+"""Grad-CAM overlays of the flagged images that rank highest."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.transforms.window import GlobalWindows
+
+from model.overlays import draw_overlay, encode_jpeg, overlay_name
+from model.preprocessing import decode_grey
+from model.thresholds import Thresholds
+from pipeline.layout import RunPaths, write_atomically
+from pipeline.ledger import Ledger
+from pipeline.read_ahead import ReadAhead
+from pipeline.runner import Runner
+from pipeline.source import read_source
+from pipeline.staging import StageRows
+from schemas.findings import FINDINGS, score_column
+from schemas.rejects import ImageError
+from schemas.tables import CAM_SIDE
+
+_ROWS_A_GROUP = 64
+"""Images a row group of the drawing plan: the unit that goes to a worker."""
+
+NO_ATTENTION = "no_attention"
+"""The map of a finding is zero everywhere: there is nothing to draw."""
+
+SOURCE_CHANGED = "source_changed"
+"""The file is no longer the one that was scored."""
+
+DRAWN_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("image_id", "finding", "overlay", "reason")]
+)
+"""One row a finding to draw: the overlay relative to OUTPUT, or why there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawingSettings:
+    """How much to draw, and what to say below it.
+
+    Attributes:
+      top: Findings an image, highest score first.
+      limit: Images, highest rank first.
+      note: A line under each overlay.
+    """
+
+    top: int
+    limit: int
+    note: str
+
+
+def plan_drawings(
+    connection: duckdb.DuckDBPyConnection, ledger: Ledger, settings: DrawingSettings, plan: Path
+) -> int:
+    """Writes which images to draw, in order of their rank.
+
+    Returns:
+      The number of row groups written to `plan`.
+    """
+    if not (ledger.parts["scores"] and settings.top and settings.limit):
+        return 0
+    scores = ", ".join(f'"{score_column(finding)}"' for finding in FINDINGS)
+    reader = connection.sql(
+        f"SELECT s.image_id, uri, source_version, [{scores}] AS scores, cams"
+        " FROM read_parquet(?, filename=true, file_row_number=true, hive_partitioning=false) s"
+        " JOIN kept ON kept.part = s.filename AND kept.number = s.file_row_number"
+        " WHERE flagged ORDER BY abnormality DESC, s.image_id LIMIT ?",
+        params=[ledger.parts["scores"], settings.limit],
+    ).to_arrow_reader(_ROWS_A_GROUP)
+    with pq.ParquetWriter(plan, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_table(pa.Table.from_batches([batch]), row_group_size=_ROWS_A_GROUP)
+    return pq.ParquetFile(plan).num_row_groups
+
+
+class DrawOverlays(beam.PTransform):
+    """Planned images in; JPEGs in `folder`, and a row of `DRAWN_SCHEMA` a finding, out.
+
+    A retry writes the same files again.
+    """
+
+    def __init__(
+        self, paths: RunPaths, thresholds: Thresholds, settings: DrawingSettings, threads: int
+    ):
+        super().__init__()
+        self._paths = paths
+        self._thresholds = {name: value.threshold for name, value in thresholds.items()}
+        self._settings = settings
+        self._threads = threads
+
+    def expand(self, planned):
+        dofn = _DrawDoFn(self._paths, self._thresholds, self._settings, self._threads)
+        return planned | beam.ParDo(dofn)
+
+
+class _DrawDoFn(beam.DoFn):
+    """Draws in threads: decoding and encoding let go of the interpreter."""
+
+    def __init__(self, paths, thresholds, settings, threads):
+        self._paths = paths
+        self._thresholds = thresholds
+        self._settings = settings
+        self._threads = threads
+
+    def setup(self):
+        self._ahead = ReadAhead(self._draw, threads=self._threads, depth=2 * self._threads)
+
+    def process(self, planned: dict):
+        for rows in self._ahead.put(planned):
+            yield from rows
+
+    def finish_bundle(self):
+        for rows in self._ahead.drain():
+            yield from map(GlobalWindows.windowed_value, rows)
+
+    def teardown(self):
+        self._ahead.close()
+
+    def _draw(self, planned: dict) -> list[dict]:
+        return list(draw_image(planned, self._paths, self._thresholds, self._settings))
+
+
+def draw_image(
+    planned: dict, paths: RunPaths, thresholds: dict[str, float], settings: DrawingSettings
+) -> Iterator[dict]:
+    """Draws the highest-scored findings of one image; gives a row of `DRAWN_SCHEMA` each."""
+    chosen = planned["cams"][: settings.top]
+    try:
+        source = read_source(planned["uri"])
+        changed = source.version != planned["source_version"]
+        grey = None if changed else decode_grey(source.data)
+        reason = SOURCE_CHANGED if changed else NO_ATTENTION
+    except ImageError as error:
+        grey, reason = None, error.reason.value
+    for cam in chosen:
+        finding = cam["finding"]
+        grid = np.array(cam["grid"], np.float32).reshape(CAM_SIDE, CAM_SIDE)
+        row = {"image_id": planned["image_id"], "finding": finding}
+        if grey is None or not grid.any():
+            yield {**row, "overlay": None, "reason": reason}
+            continue
+        overlay = draw_overlay(
+            grey,
+            grid,
+            finding=finding,
+            score=planned["scores"][FINDINGS.index(finding)],
+            threshold=thresholds[finding],
+            note=settings.note,
+        )
+        name = overlay_name(planned["image_id"], finding)
+        path = paths.built("gradcam") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, encode_jpeg(overlay))
+        published = paths.published("gradcam") / name
+        yield {
+            **row,
+            "overlay": published.relative_to(paths.output).as_posix(),
+            "reason": None,
+        }
+
+
+def draw_overlays(
+    plan: Path,
+    row_groups: int,
+    paths: RunPaths,
+    thresholds: Thresholds,
+    settings: DrawingSettings,
+    threads: int,
+    runner: Runner,
+) -> None:
+    """Draws what `plan_drawings` planned, and stages the outcome as the table `drawn`."""
+    paths.built("gradcam").mkdir(parents=True, exist_ok=True)
+    if not row_groups:
+        return
+    runner.run(
+        lambda pipeline: (
+            pipeline
+            | "DrawingGroups" >> beam.Create(range(row_groups), reshuffle=False)
+            | "ReadPlan" >> beam.FlatMap(lambda group: _read_plan(plan, group))
+            | "ShufflePlan" >> beam.Reshuffle()
+            | DrawOverlays(paths, thresholds, settings, threads)
+            | "StageDrawn" >> StageRows(paths.built("drawn"), DRAWN_SCHEMA)
+        )
+    )
+
+
+def _read_plan(plan: Path, group: int) -> list[dict]:
+    return pq.ParquetFile(plan).read_row_group(group).to_pylist()

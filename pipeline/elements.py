@@ -1,0 +1,69 @@
+"""What flows through the pipeline."""
+
+import dataclasses
+
+import numpy as np
+
+from pipeline.manifest import ManifestRow
+from schemas.rejects import ImageError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of an image file once it was read and decoded.
+
+    Attributes:
+      width, height: Of the whole image, in pixels, as displayed.
+      size_bytes: Of the file.
+      source_version: Which version of the file was read.
+      content_sha256: Of the file's bytes, 64 hex digits.
+      mean_intensity, std_intensity: Of the network's input, 0 to 255.
+    """
+
+    width: int
+    height: int
+    size_bytes: int
+    source_version: str
+    content_sha256: str
+    mean_intensity: float
+    std_intensity: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """An image ready for the network: `pixels` uint8 `(224, 224)`."""
+
+    row: ManifestRow
+    facts: ImageFacts
+    pixels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScoredImage:
+    """An image and what the network says of it; the pixels are gone.
+
+    Attributes:
+      scores: float32 `(15,)`, finite.
+      cams: float32 `(15, 7, 7)`, 0 to 1.
+      views: Number of views averaged.
+    """
+
+    row: ManifestRow
+    facts: ImageFacts
+    scores: np.ndarray
+    cams: np.ndarray
+    views: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RejectedImage:
+    """An image that cannot be scored, and why.
+
+    Attributes:
+      size_bytes, source_version: None where the file could not be read.
+    """
+
+    row: ManifestRow
+    error: ImageError
+    size_bytes: int | None
+    source_version: str | None

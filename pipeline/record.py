@@ -1,0 +1,108 @@
+"""The commit record: `runs/ID.json`, and what every Parquet file says of its run."""
+
+import dataclasses
+import datetime
+import hashlib
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from model.bundle import BundleInfo
+from pipeline.archive import ScoringJob
+from pipeline.layout import RunPaths
+
+RECORD_VERSION = 1
+_SOFTWARE = ("prescreen", "tensorflow", "keras", "apache-beam", "pyarrow", "numpy", "pillow")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What is known of a run before it commits.
+
+    Attributes:
+      started: When it began, in UTC.
+      runner: Name of the Beam runner.
+      options: All options as given or defaulted.
+      timings_s: Seconds by stage; the commit adds its own.
+    """
+
+    started: datetime.datetime
+    runner: str
+    options: dict
+    timings_s: dict[str, float]
+
+
+def file_metadata(job: ScoringJob, bundle: BundleInfo) -> dict:
+    """Returns what every Parquet file of a run says of itself."""
+    return {
+        "run_id": job.paths.run_id,
+        "model_id": job.scorer.model_id,
+        "model_title": bundle.title,
+        "model_statement": bundle.statement,
+        "thresholds_id": job.thresholds_id,
+        "thresholds": {name: value.threshold for name, value in job.thresholds.items()},
+        "tta": job.scorer.tta,
+        "precision": job.scorer.precision,
+        "input_contract": bundle.input_contract.to_json(),
+        "software_version": metadata.version("prescreen"),
+    }
+
+
+def build_record(
+    job: ScoringJob, bundle: BundleInfo, facts: RunFacts, counts: dict, reasons: dict
+) -> dict:
+    """Returns the record of a run whose files are built and not yet published.
+
+    Args:
+      job: What was scored.
+      bundle: What it was scored with.
+      facts: What the run knew before.
+      counts: Images by what became of them.
+      reasons: Rejected images by reason code.
+    """
+    expected = bundle.metrics.get("flag_rate", {}).get(job.scorer.tta)
+    scored = counts["scored"]
+    return {
+        "record_version": RECORD_VERSION,
+        **file_metadata(job, bundle),
+        "counts": counts,
+        "rejected_by_reason": reasons,
+        "flag_rate": {
+            "expected": expected,
+            "actual": counts["flagged"] / scored if scored else None,
+        },
+        "files": list(_built_files(job.paths)),
+        "options": facts.options,
+        "parent_run": None,
+        "runner": facts.runner,
+        "timings_s": {name: round(seconds, 3) for name, seconds in facts.timings_s.items()},
+        "software": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in _SOFTWARE},
+        },
+        "started_at": facts.started.isoformat(timespec="seconds"),
+        "ended_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _built_files(paths: RunPaths) -> Iterator[dict]:
+    """Gives the path to be, size, digest and rows of all that is about to be published."""
+    for kind in ("scores", "rejects", "worklist", "gradcam"):
+        built = paths.built(kind)
+        for path in sorted(path for path in built.rglob("*") if path.is_file()):
+            target = paths.published(kind) / path.relative_to(built)
+            is_table = path.suffix == ".parquet"
+            yield {
+                "path": target.relative_to(paths.output).as_posix(),
+                "size_bytes": path.stat().st_size,
+                "sha256": _sha256(path),
+                "rows": pq.read_metadata(path).num_rows if is_table else None,
+            }
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

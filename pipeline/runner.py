@@ -1,0 +1,61 @@
+"""Which Beam runner runs the pipelines."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from schemas.errors import InputError
+
+_LOCAL = ("DirectRunner", "FnApiRunner")
+_LOSES_DATA = "DaskRunner"
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """A runner and its options.
+
+    Attributes:
+      name: For people and the run record.
+      is_local: Whether the workers are threads of this process.
+      options: Beam's pipeline options.
+    """
+
+    name: str
+    is_local: bool
+    options: PipelineOptions
+
+    def run(self, build: Callable[[beam.Pipeline], object]) -> None:
+        """Builds a pipeline, runs it, and waits for its end."""
+        runner = FnApiRunner() if self.is_local else None
+        with beam.Pipeline(runner=runner, options=self.options) as pipeline:
+            build(pipeline)
+
+
+def choose_runner(beam_args: Sequence[str]) -> Runner:
+    """Returns the runner that Beam's command line options name.
+
+    `DirectRunner`, Beam's own default, would first try to download another runner,
+    for ever where there is no network; FnApiRunner stands in for it.
+
+    Args:
+      beam_args: Options such as `--runner=SparkRunner`.
+
+    Raises:
+      InputError: The runner is known to lose rows.
+    """
+    options = PipelineOptions(list(beam_args))
+    # The code of a worker is in packages; a main session would pickle the driver.
+    options.view_as(SetupOptions).save_main_session = False
+    name = options.view_as(StandardOptions).runner or "DirectRunner"
+    name = name.rpartition(".")[2]
+    if name == _LOSES_DATA:
+        raise InputError(
+            f"--runner must not be {_LOSES_DATA}, which loses rows. Received: {name}."
+            " Use SparkRunner or DataflowRunner, or none for this machine."
+        )
+    if name in _LOCAL:
+        return Runner("FnApiRunner", True, options)
+    return Runner(name, False, options)

@@ -1,0 +1,77 @@
+"""Durable parts of a table: written as rows arrive, read back by the commit."""
+
+import io
+import time
+import uuid
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.layout import write_atomically
+from pipeline.progress import PROGRESS
+
+ROWS_A_PART = 512
+_SECONDS_A_PART = 30.0
+
+
+class StageRows(beam.PTransform):
+    """Rows in, as dicts; nothing out but files in `folder`.
+
+    A part is named by the moment it was written and at random, so that a retry
+    never overwrites one. Rows are staged at least once: the commit keeps one an id.
+
+    Args:
+      folder: A folder that every worker reaches.
+      schema: Of the rows.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema):
+        super().__init__()
+        self._folder = folder
+        self._schema = schema
+
+    def expand(self, rows):
+        return rows | beam.ParDo(StageRowsDoFn(self._folder, self._schema))
+
+
+class StageRowsDoFn(beam.DoFn):
+    """Flushes every `ROWS_A_PART` rows, 30 s, and at the end of a bundle."""
+
+    def __init__(self, folder: Path, schema: pa.Schema):
+        self._folder = folder
+        self._schema = schema
+
+    def setup(self):
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def start_bundle(self):
+        self._rows: list[dict] = []
+        self._oldest = time.monotonic()
+
+    def process(self, row: dict):
+        if not self._rows:
+            self._oldest = time.monotonic()
+        self._rows.append(row)
+        PROGRESS.add(self._folder.name)
+        if len(self._rows) >= ROWS_A_PART or time.monotonic() - self._oldest >= _SECONDS_A_PART:
+            self._flush()
+
+    def finish_bundle(self):
+        if self._rows:
+            self._flush()
+
+    def _flush(self):
+        buffer = io.BytesIO()
+        table = pa.Table.from_pylist(self._rows, self._schema)
+        pq.write_table(table, buffer, compression="zstd")
+        # The time first: in a local run parts then sort in the manifest's order.
+        name = f"{time.time_ns():020d}-{uuid.uuid4().hex}.parquet"
+        write_atomically(self._folder / name, buffer.getvalue())
+        self._rows = []
+
+
+def staged_parts(folder: Path) -> list[str]:
+    """Returns the complete parts in `folder`, by name."""
+    return sorted(str(path) for path in folder.glob("[!.]*.parquet"))

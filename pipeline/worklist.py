@@ -1,0 +1,68 @@
+"""The worklist: flagged images, most abnormal first."""
+
+import csv
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.thresholds import Thresholds
+from schemas.findings import FINDINGS, score_column
+from schemas.tables import WORKLIST_SCHEMA, with_metadata
+
+_ROWS_AT_ONCE = 16 * 1024
+
+
+def write_worklist(
+    connection: duckdb.DuckDBPyConnection,
+    scores: list[str],
+    thresholds: Thresholds,
+    limit: int,
+    folder: Path,
+    name: str,
+    metadata: dict,
+) -> None:
+    """Writes the worklist as CSV and Parquet; in the CSV `|` joins what are lists.
+
+    Args:
+      connection: Sorts, and spills where memory is short.
+      scores: The scores table as it will be published.
+      thresholds: Those of the run.
+      limit: Most images listed.
+      folder: New; both files go there.
+      name: Of the files, without extension.
+      metadata: Stored in the Parquet file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    score_of = ", ".join(f"'{f}': \"{score_column(f)}\"" for f in FINDINGS)
+    threshold_of = ", ".join(f"'{f}': {thresholds[f].threshold!r}" for f in thresholds)
+    reader = connection.sql(
+        "SELECT row_number() OVER (ORDER BY abnormality DESC, image_id) AS rank,"
+        " image_id, abnormality, findings,"
+        f" list_transform(findings, lambda f: MAP {{{score_of}}}[f]) AS scores,"
+        f" list_transform(findings, lambda f: MAP {{{threshold_of}}}[f]) AS thresholds,"
+        " list_transform(cams, lambda c: c.overlay) AS overlays, uri"
+        " FROM read_parquet(?, hive_partitioning=false) WHERE flagged ORDER BY rank LIMIT ?",
+        params=[scores, limit],
+    ).to_arrow_reader(_ROWS_AT_ONCE)
+    schema = with_metadata(WORKLIST_SCHEMA, metadata)
+    with (
+        open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file,
+        pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd") as parquet,
+    ):
+        rows = csv.writer(file)
+        rows.writerow(schema.names)
+        for batch in reader:
+            table = pa.Table.from_batches([batch]).cast(schema)
+            parquet.write_table(table)
+            for row in table.to_pylist():
+                rows.writerow(map(_cell, row.values()))
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, list):
+        return "|".join(_cell(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return "" if value is None else value

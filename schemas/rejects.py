@@ -1,0 +1,85 @@
+"""Why an image could not be scored: the reason codes of the rejects table."""
+
+import enum
+
+
+class Stage(enum.StrEnum):
+    """Where the image was lost."""
+
+    READ = "read"
+    DECODE = "decode"
+    INFER = "infer"
+
+
+class Reason(enum.StrEnum):
+    """What was wrong with it. A published code never changes its meaning."""
+
+    # read
+    NOT_FOUND = "not_found"
+    NOT_A_FILE = "not_a_file"
+    PERMISSION_DENIED = "permission_denied"
+    TOO_MANY_BYTES = "too_many_bytes"
+    READ_ERROR = "read_error"
+    # decode
+    EMPTY_FILE = "empty_file"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    ZERO_DIMENSION = "zero_dimension"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    ANIMATED = "animated"
+    # infer
+    NON_FINITE_SCORE = "non_finite_score"
+    INFERENCE_ERROR = "inference_error"
+
+    @property
+    def stage(self) -> Stage:
+        """The stage this reason belongs to."""
+        return _STAGES[self]
+
+
+_STAGES = {
+    **dict.fromkeys(
+        (
+            Reason.NOT_FOUND,
+            Reason.NOT_A_FILE,
+            Reason.PERMISSION_DENIED,
+            Reason.TOO_MANY_BYTES,
+            Reason.READ_ERROR,
+        ),
+        Stage.READ,
+    ),
+    **dict.fromkeys(
+        (
+            Reason.EMPTY_FILE,
+            Reason.NOT_AN_IMAGE,
+            Reason.UNSUPPORTED_FORMAT,
+            Reason.TRUNCATED,
+            Reason.CORRUPT,
+            Reason.ZERO_DIMENSION,
+            Reason.TOO_MANY_PIXELS,
+            Reason.ANIMATED,
+        ),
+        Stage.DECODE,
+    ),
+    **dict.fromkeys((Reason.NON_FINITE_SCORE, Reason.INFERENCE_ERROR), Stage.INFER),
+}
+
+
+class ImageError(Exception):
+    """One image cannot be scored; its row goes to the rejects.
+
+    Attributes:
+      reason: The code.
+      detail: One line for a person. Never a path or metadata of the file.
+    """
+
+    def __init__(self, reason: Reason, detail: str):
+        # Both go to Exception, so that the error survives pickling.
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"

@@ -1,0 +1,40 @@
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+_REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+"""Real X-rays, beside the checkout where there are any; see CONTRIBUTING.md."""
+
+
+def _real(name: str) -> Path:
+    path = _REAL_DATA / name
+    if not path.exists():
+        pytest.skip(f"needs real data: no shared/data/{name} beside the checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def nih_images() -> list[Path]:
+    """200 frontal chest X-rays as the NIH ships them."""
+    return sorted(_real("nih_images").glob("*.png"))
+
+
+@pytest.fixture(scope="session")
+def nih_labels() -> Path:
+    """The NIH labels of all 112,120 images."""
+    return _real("Data_Entry_2017_v2020.csv.gz")
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """A sample archive of 12 small phantoms, with its manifest."""
+    from model.sample_archive import write_sample_archive
+
+    folder = tmp_path_factory.mktemp("phantoms") / "archive"
+    write_sample_archive(folder, count=12, seed=7, size=128, manifest=folder / "manifest.csv")
+    return folder

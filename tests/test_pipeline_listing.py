@@ -1,0 +1,531 @@
+"""Listing: what a source holds is in the manifest, once, and reads back as it was."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import re
+import tempfile
+import time
+
+import pytest
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.manifest import manifest_command
+from pipeline.listing import Listing, list_images, write_rows
+from pipeline.manifest import ManifestRow, check_manifest, manifest_format, read_row_group
+from schemas.errors import InputError
+
+FORMATS = ["csv", "tsv", "jsonl", "ndjson", "parquet", "csv.gz", "tsv.gz", "jsonl.gz"]
+NIH_HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,View Position\n"
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A folder to fill, which is the working directory too."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def fill(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def read(manifest):
+    with tempfile.TemporaryDirectory() as folder:
+        checked = check_manifest(str(manifest), into=f"{folder}/checked.parquet")
+        return [row for i in range(checked.row_groups) for row in read_row_group(checked.path, i)]
+
+
+def ids(manifest):
+    return [row.image_id for row in read(manifest)]
+
+
+@contextlib.contextmanager
+def rejected(match):
+    """Expects one line of error and nothing written."""
+    with pytest.raises(InputError, match=match) as caught:
+        yield
+    assert "\n" not in str(caught.value)
+    assert [name for name in os.listdir(".") if re.search("manifest|tmp$", name)] == []
+
+
+class MemoryFileSystem(FileSystem):
+    """Objects in a dictionary, under `listing-test://`."""
+
+    objects = {}
+
+    @classmethod
+    def scheme(cls):
+        return "listing-test"
+
+    def has_dirs(self):
+        return False
+
+    def _list(self, dir_or_prefix):
+        if dir_or_prefix.startswith("listing-test://forbidden"):
+            raise PermissionError("no access\nat all")
+        for name in sorted(self.objects, reverse=True):
+            if name.startswith(dir_or_prefix):
+                yield FileMetadata(name, len(self.objects[name]))
+
+    def exists(self, path):
+        return path in self.objects
+
+    def metadata(self, path):
+        return FileMetadata(path, len(self.objects[path]))
+
+    def open(self, path, mime_type="", compression_type=CompressionTypes.AUTO):
+        assert compression_type == CompressionTypes.UNCOMPRESSED
+        return io.BytesIO(self.objects[path])
+
+    def create(self, path, mime_type="", compression_type=CompressionTypes.AUTO):
+        assert compression_type == CompressionTypes.UNCOMPRESSED
+        objects = self.objects
+
+        class Target(io.BytesIO):
+            def close(self):
+                objects[path] = self.getvalue()
+                super().close()
+
+        return Target()
+
+    def _unused(self, *args):
+        raise NotImplementedError
+
+    join = split = mkdirs = copy = rename = size = last_updated = delete = _unused
+
+
+@pytest.fixture
+def objects(monkeypatch):
+    """The objects of `listing-test://`, by name."""
+    monkeypatch.setattr(MemoryFileSystem, "objects", {})
+    return MemoryFileSystem.objects
+
+
+# Folders
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_list_images_folder_any_format_gives_the_same_rows(archive, extension):
+    fill(archive, "b.png", "a/2.JPG", "a/10.jpeg", "a/z/1.Png", "c.dcm", "a/notes.txt", "png")
+    output = archive / f"manifest.{extension}"
+    assert list_images([str(archive)], output=str(output)) == Listing(4, 3)
+    assert read(output) == [
+        ManifestRow(name, f"{archive}/{name}", ())
+        for name in ("a/10.jpeg", "a/2.JPG", "a/z/1.Png", "b.png")
+    ]
+    assert [name for name in os.listdir() if name.endswith("tmp")] == []
+
+
+@pytest.mark.parametrize(
+    "extension, content",
+    [
+        ("csv", 'image_id,uri\n"a,b.png","a,b.png"\nc.png,c.png\n'),
+        ("tsv", "image_id\turi\na,b.png\ta,b.png\nc.png\tc.png\n"),
+        (
+            "jsonl",
+            '{"image_id": "a,b.png", "uri": "a,b.png"}\n{"image_id": "c.png", "uri": "c.png"}\n',
+        ),
+    ],
+)
+def test_list_images_writes_relative_uris(archive, extension, content):
+    fill(archive, "a,b.png", "c.png")
+    list_images(["."], output=f"manifest.{extension}")
+    assert (archive / f"manifest.{extension}").read_text() == content
+
+
+def test_list_images_outside_of_the_manifests_folder_writes_absolute_uris(archive, tmp_path):
+    fill(archive, "a.png")
+    assert list_images(["../archive"], output="../new/folder/m.csv") == Listing(1, 0)
+    text = (tmp_path / "new/folder/m.csv").read_text()
+    assert text == f"image_id,uri\n{archive}/a.png,{archive}/a.png\n"
+
+
+def test_list_images_twice_writes_the_same_bytes(archive):
+    fill(archive, "a.png", "b.png")
+    first, second = (
+        (list_images(["."], output="m.csv.gz"), (archive / "m.csv.gz").read_bytes())
+        for _ in range(2)
+    )
+    assert first == second
+    assert first[0] == Listing(2, 0)
+
+
+STRANGE = [
+    "new\nline.png",
+    "carriage\rreturn.png",
+    "\r.png",
+    'quo"te.png',
+    "com,ma.png",
+    "tab\tulator.png",
+    " spaces .png",
+    "ha#sh?.png",
+    "100%25.png",
+    "a.tar#b/c.png",
+    "\ufeffmark.png",
+    "naïve-胸部.png",
+    "e\u0301.png",
+    "line\u2028separator\x85.png",
+    "back\\slash.png",
+    "st*r[1].png",
+    "gs:/x.png",
+    "'single'.png",
+    "-dash.png",
+]
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_list_images_strange_names_read_back_as_they_are(archive, extension):
+    fill(archive, *STRANGE)
+    output = archive / f"manifest.{extension}"
+    assert list_images(["."], output=str(output)) == Listing(len(STRANGE), 0)
+    rows = read(output)
+    assert sorted(row.image_id for row in rows) == sorted(STRANGE)
+    assert all(row.uri == f"{archive}/{row.image_id}" for row in rows)
+    assert all(os.path.exists(row.uri) for row in rows)
+
+
+def test_list_images_names_that_are_not_utf8_are_counted(archive):
+    fill(archive, "a.png")
+    bad = [b"%d\xff.png" % n for n in range(4)]
+    for name in [*bad, b"doe\xff.txt"]:
+        open(os.path.join(os.fsencode(archive), name), "wb").close()
+    hashes = ", ".join(hashlib.sha256(name).hexdigest()[:16] for name in bad[:3])
+    with rejected(f"whose names are UTF-8. Received: 4 of other names, .* {hashes}. Rename"):
+        list_images(["."], output="manifest.csv")
+
+
+def test_list_images_linked_folders_are_walked_but_not_in_circles(archive, tmp_path):
+    fill(tmp_path, "elsewhere/x.png")
+    fill(archive, "a/1.png")
+    (archive / "link").symlink_to(tmp_path / "elsewhere")
+    (archive / "a" / "up").symlink_to(archive)
+    (archive / "self").symlink_to("self")
+    (archive / "gone.png").symlink_to("nowhere")
+    assert list_images(["."], output="m.csv") == Listing(3, 1)
+    assert ids("m.csv") == ["a/1.png", "gone.png", "link/x.png"]
+
+
+def test_list_images_folder_that_cannot_be_read_is_rejected(archive, monkeypatch):
+    fill(archive, "a.png", "doe/b.png")
+    real = os.scandir
+
+    def scandir(path):
+        if path.endswith("doe"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with rejected(r"source='\.', in it a folder that is not \(PermissionError\)") as caught:
+        list_images(["."], output="manifest.csv")
+    assert "doe" not in str(caught)
+
+
+# Globs, single images, several sources
+
+
+@pytest.mark.parametrize(
+    "pattern, expected, left_out",
+    [
+        ("*.png", ["a.png", "b[1].png"], 0),
+        ("**/*.p*", ["a.png", "b[1].png", "x1/c.png", "x1/y/d.png", "x2/e.png"], 0),
+        ("x*", ["x1/c.png", "x1/y/d.png", "x2/e.png"], 1),
+        ("x1/**", ["x1/c.png", "x1/y/d.png"], 1),
+        ("b[1].png", ["b[1].png"], 0),
+        ("[ab].png", ["a.png"], 0),
+    ],
+)
+def test_list_images_local_glob(archive, pattern, expected, left_out):
+    fill(archive, "a.png", "b[1].png", "x1/c.png", "x1/y/d.png", "x1/n.txt", "x2/e.png")
+    assert list_images([pattern], output="m.jsonl") == Listing(len(expected), left_out)
+    assert ids("m.jsonl") == expected
+
+
+def test_list_images_single_images_keep_their_order(archive):
+    fill(archive, "b.png", "a.jpg")
+    assert list_images(["b.png", "./a.jpg"], output="m.csv") == Listing(2, 0)
+    assert ids("m.csv") == ["b.png", "a.jpg"]
+
+
+def test_list_images_overlapping_sources_list_each_file_once(archive):
+    fill(archive, "x/b.png", "x/a.png", "x/n.txt", "c.png")
+    sources = ["x/b.png", "x", str(archive), "**/*.png", "x/"]
+    assert list_images(sources, output="m.csv") == Listing(3, 1)
+    assert ids("m.csv") == ["x/b.png", "x/a.png", "c.png"]
+
+
+BAD_SOURCES = {
+    "missing": ("gone", "must be a folder, a glob, .*Received: source='gone', which does not"),
+    "missing image": ("gone.png", "source='gone.png', which does not exist"),
+    "empty glob": ("gone*", r"at least one image \(.png, .jpg, .jpeg\).*source='gone\*'"),
+    "no images": ("texts", "at least one image .*source='texts'"),
+    "no image": ("texts/a.txt", "must be an image .* single file. Received: source='texts/a.txt'"),
+    "tar": ("a.tar", "must not be a tar archive, which cannot be listed yet.*source='a.tar'"),
+    "tar.gz": ("gs://b/a.TAR.GZ", "must not be a tar archive"),
+    "tgz": ("a*.tgz", "must not be a tar archive"),
+    "scheme": ("nosuch://b/a/", "must be a place that can be listed.*source='nosuch://b/a/'"),
+    "forbidden": ("listing-test://forbidden/", r"can be listed.*'listing-test://forbidden/' \("),
+    "no prefix": ("listing-test://b/a", "at least one image .* a prefix must end in /"),
+}
+
+
+@pytest.mark.parametrize("source, match", BAD_SOURCES.values(), ids=BAD_SOURCES)
+def test_list_images_bad_source_is_rejected(archive, objects, source, match):
+    fill(archive, "a.png", "texts/a.txt", "a.tar")
+    objects["listing-test://b/a/1.png"] = b""
+    with rejected(match):
+        list_images(["a.png", source], output="manifest.csv")
+
+
+@pytest.mark.parametrize("output", ["manifest.txt", "manifest.lst.gz"])
+def test_list_images_output_as_text_is_rejected(archive, output):
+    fill(archive, "a.png")
+    with rejected("output must be CSV, TSV, JSON lines or Parquet, by its extension"):
+        list_images(["."], output=output)
+
+
+def test_list_images_output_of_unknown_format_is_rejected(archive):
+    with rejected("must end in one of .csv"):
+        list_images(["."], output="manifest.xlsx")
+
+
+def test_list_images_output_over_a_source_is_rejected(archive):
+    (archive / "labels.csv").write_text(NIH_HEADER)
+    with rejected("output must be a file of its own, neither a folder nor a source"):
+        list_images(["./labels.csv"], output="labels.csv", images=".")
+    assert (archive / "labels.csv").read_text() == NIH_HEADER
+
+
+def test_list_images_output_that_cannot_be_written_is_rejected(archive):
+    fill(archive, "a.png")
+    with rejected(r"folder that can be written to. Received: output='a.png/m.csv' \("):
+        list_images(["."], output="a.png/m.csv")
+
+
+def test_list_images_failure_keeps_the_manifest_of_before(archive, monkeypatch):
+    fill(archive, "a.png")
+    (archive / "m.csv").write_text("before")
+    with pytest.raises(InputError):
+        list_images([".", "gone*"], output="m.csv")
+    assert sorted(os.listdir()) == ["a.png", "m.csv"]
+    assert (archive / "m.csv").read_text() == "before"
+
+
+# Other schemes
+
+
+@pytest.mark.parametrize(
+    "source, expected, left_out",
+    [
+        ("listing-test://b/a/", ["a/1.png", "a/c/2.JPG"], 1),
+        ("listing-test://b/", ["a/1.png", "a/c/2.JPG", "a1.png"], 1),
+        ("listing-test://b/a*", ["a1.png"], 0),
+        ("listing-test://b/a/1.png", ["a/1.png"], 0),
+    ],
+)
+def test_list_images_of_another_scheme(archive, objects, source, expected, left_out):
+    for name in ("a/", "a/1.png", "a/c/2.JPG", "a/c/n.txt", "a1.png"):
+        objects[f"listing-test://b/{name}"] = b""
+    assert list_images([source], output="m.csv") == Listing(len(expected), left_out)
+    assert [row.uri for row in read("m.csv")] == [f"listing-test://b/{name}" for name in expected]
+
+
+@pytest.mark.parametrize("extension", ["csv.gz", "parquet"])
+def test_list_images_into_another_scheme(archive, objects, extension):
+    names = ["f/a.png", "f//b.png", "f/x/../c.png", "g/d.png"]
+    objects.update({f"listing-test://b/{name}": b"" for name in names})
+    output = f"listing-test://b/f/m.{extension}"
+    assert list_images(["listing-test://b/"], output=output) == Listing(4, 0)
+    assert sorted(row.uri for row in read(output)) == sorted(
+        f"listing-test://b/{name}" for name in names
+    )
+    assert "a.png" in ids(output)
+
+
+# The NIH CSV
+
+
+def write_nih(archive, rows, name="labels.csv"):
+    (archive / name).write_text(NIH_HEADER + rows)
+
+
+NIH_ROWS = "1_000.png,Mass|Effusion,0,1,PA\n1_001.png,No Finding,1,1,\n2_000.png,Mass,0,2,AP\n"
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_list_images_nih_rows_with_a_file_are_listed(archive, extension):
+    write_nih(archive, NIH_ROWS)
+    fill(archive, "nih/images_001/images/1_001.png", "nih/images_002/images/1_000.png")
+    fill(archive, "nih/other.png", "2_000.png")
+    output = archive / f"m.{extension}"
+    assert list_images(["labels.csv"], output=str(output), images="nih") == Listing(2, 1)
+    folder = f"{archive}/nih"
+    assert read(output) == [
+        ManifestRow(
+            "1_000.png", f"{folder}/images_002/images/1_000.png", ("1", "PA", "Mass|Effusion")
+        ),
+        ManifestRow(
+            "1_001.png", f"{folder}/images_001/images/1_001.png", ("1", None, "No Finding")
+        ),
+    ]
+
+
+def test_list_images_nih_beside_a_folder_lists_each_image_once(archive):
+    write_nih(archive, NIH_ROWS)
+    fill(archive, "nih/1_000.png", "nih/3_000.png")
+    assert list_images(["labels.csv", "nih"], output="m.csv", images="nih") == Listing(2, 2)
+    assert [(row.image_id, row.carried) for row in read("m.csv")] == [
+        ("1_000.png", ("1", "PA", "Mass|Effusion")),
+        ("nih/3_000.png", (None, None, None)),
+    ]
+
+
+def test_list_images_nih_images_of_another_scheme(archive, objects):
+    write_nih(archive, NIH_ROWS)
+    objects["listing-test://b/nih/deep/2_000.png"] = b""
+    images = "listing-test://b/nih"
+    assert list_images(["labels.csv"], output="m.csv", images=images) == Listing(1, 2)
+    assert read("m.csv")[0].uri == "listing-test://b/nih/deep/2_000.png"
+
+
+def test_list_images_nih_two_files_of_one_name_are_rejected(archive):
+    write_nih(archive, NIH_ROWS)
+    fill(archive, "nih/a/1_000.png", "nih/b/1_000.png", "nih/a/doe.png", "nih/b/doe.png")
+    with rejected("images must hold one file of a name. Received: 1 .*first '1_000.png'. Remove"):
+        list_images(["labels.csv"], output="manifest.csv", images="nih")
+
+
+def test_list_images_two_images_of_one_id_are_rejected(archive):
+    write_nih(archive, NIH_ROWS)
+    fill(archive, "nih/1_000.png", "1_000.png")
+    with rejected("not give two images one image_id. Received: 1 .*first '1_000.png'. List"):
+        list_images(["labels.csv", "1_000.png"], output="manifest.csv", images="nih")
+
+
+def test_list_images_nih_without_images_is_rejected(archive):
+    write_nih(archive, NIH_ROWS)
+    with rejected("images must name the folder .*source='labels.csv' without it. Add --images"):
+        list_images(["labels.csv"], output="manifest.csv")
+
+
+def test_list_images_images_without_nih_is_rejected(archive):
+    fill(archive, "a.png")
+    with rejected("images must go with the NIH CSV as a source. Received: images='.'"):
+        list_images(["."], output="manifest.csv", images=".")
+
+
+@pytest.mark.parametrize("images", ["gone", "labels.csv"])
+def test_list_images_images_that_are_no_folder_are_rejected(archive, images):
+    write_nih(archive, NIH_ROWS)
+    with rejected(f"images must be a folder. Received: images='{images}'"):
+        list_images(["labels.csv"], output="manifest.csv", images=images)
+
+
+def test_list_images_nih_without_any_file_is_rejected(archive):
+    write_nih(archive, NIH_ROWS)
+    fill(archive, "nih/other.png")
+    with rejected("at least one image .* whose file is below 'nih'. Received: source='labels.csv'"):
+        list_images(["labels.csv"], output="manifest.csv", images="nih")
+
+
+@pytest.mark.parametrize("header", ["uri,Image Index", "image_id"])
+def test_list_images_other_csv_is_rejected(archive, header):
+    (archive / "labels.csv").write_text(f"{header}\n")
+    with rejected("must be the NIH Data_Entry CSV with a column 'Image Index'"):
+        list_images(["labels.csv"], output="manifest.csv", images=".")
+
+
+def test_list_images_nih_csv_that_breaks_a_rule_is_rejected(archive):
+    write_nih(archive, NIH_ROWS + NIH_ROWS)
+    fill(archive, "nih/1_000.png")
+    with rejected("image_id must be unique. Received: 3 more than once, first '1_000.png'"):
+        list_images(["labels.csv"], output="manifest.csv", images="nih")
+
+
+def test_list_images_nih_gives_the_two_hundred_images(nih_labels, nih_images, tmp_path):
+    start = time.monotonic()
+    output = tmp_path / "m.parquet"
+    images = os.path.dirname(nih_images[0])
+    listing = list_images([str(nih_labels)], output=str(output), images=images)
+    assert time.monotonic() - start < 20
+    assert listing == Listing(200, 112_120 - 200)
+    rows = read(output)
+    assert [row.image_id for row in rows] == sorted(path.name for path in nih_images)
+    assert sorted(row.uri for row in rows) == sorted(str(path.absolute()) for path in nih_images)
+    assert all(
+        patient == str(int(row.image_id[:8])) and view in ("PA", "AP") and labels
+        for row in rows
+        for patient, view, labels in [row.carried]
+    )
+
+
+# Whatever the text
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+ROWS = st.lists(st.tuples(TEXT.filter(bool), TEXT, TEXT), min_size=1, unique_by=lambda row: row[0])
+
+
+@pytest.mark.parametrize("extension", ["csv", "tsv", "jsonl", "parquet"])
+@settings(max_examples=25, deadline=None)
+@given(rows=ROWS)
+def test_write_rows_any_text_reads_back_exactly(extension, rows):
+    rows = [(image_id, f"gs://b/{key}", labels or None) for image_id, key, labels in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/m.{extension}"
+        write_rows(rows, ("image_id", "uri", "labels"), path, *manifest_format(path))
+        assert [(row.image_id, row.uri, *row.carried) for row in read(path)] == rows
+
+
+def test_write_rows_gzip_holds_neither_name_nor_time(tmp_path):
+    write_rows([("a", "b")], ("image_id", "uri"), str(tmp_path / "m"), "csv", gzipped=True)
+    content = (tmp_path / "m").read_bytes()
+    assert content[3:8] == b"\0\0\0\0\0"
+    assert gzip.decompress(content) == b"image_id,uri\na,b\n"
+
+
+# The command
+
+
+def test_manifest_command_says_what_it_listed(archive):
+    fill(archive, "a.png", "b.png", "c.txt")
+    result = CliRunner().invoke(manifest_command, [".", "--output", "m.csv"])
+    assert (result.exit_code, result.output) == (0, "2 images listed in m.csv; 1 left out.\n")
+    assert ids("m.csv") == ["a.png", "b.png"]
+
+
+def test_manifest_command_nih_takes_images(archive):
+    write_nih(archive, NIH_ROWS)
+    fill(archive, "nih/1_000.png")
+    arguments = ["labels.csv", "--images", "nih", "--output", "m.csv"]
+    result = CliRunner().invoke(manifest_command, arguments)
+    assert (result.exit_code, result.output) == (0, "1 image listed in m.csv; 2 left out.\n")
+
+
+def test_manifest_command_bad_source_exits_with_two_and_one_line(archive):
+    result = CliRunner().invoke(manifest_command, ["gone", "--output", "m.csv"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "source must be a folder, a glob" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["."], ["--output", "m.csv"]])
+def test_manifest_command_bad_usage_exits_with_two(archive, arguments):
+    assert CliRunner().invoke(manifest_command, arguments).exit_code == 2
+
+
+def test_manifest_command_help_explains_every_option(archive):
+    output = CliRunner().invoke(manifest_command, ["--help"]).output
+    assert "--output FILE  Manifest to write" in output
+    assert "[required]" in output
+    assert re.search(r"--images DIR   Folder of the images.*\[default: \(none\)\]", output, re.S)
