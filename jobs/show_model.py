@@ -32,12 +32,17 @@ def show_model_command(bundle: str | None, as_json: bool):
 def _show_findings(info) -> None:
     metrics = info.metrics
     click.echo(f"\nMeasured on {metrics['split']}: {metrics['images']} images,")
-    click.echo(f"mean AUC over the 14 findings {metrics['mean_auc']:.3f}\n")
+    click.echo(f"mean AUC over the 14 findings {_auc(metrics['mean_auc'])}\n")
     click.echo(f"{'finding':<20} {'AUC':>6} {'threshold':>10} {'recall':>7} {'95% interval':>15}")
     for name, value in info.thresholds["none"].items():
         interval = f"{value.recall_low:.2f} to {value.recall_high:.2f}"
         click.echo(
-            f"{name:<20} {metrics['findings'][name]['auc']:>6.3f} {value.threshold:>10.3f}"
+            f"{name:<20} {_auc(metrics['findings'][name]['auc']):>6} {value.threshold:>10.3f}"
             f" {value.recall:>7.2f} {interval:>15}"
         )
     click.echo("\nThresholds and their recall are from the validation part, --tta none.")
+
+
+def _auc(value: float | None) -> str:
+    """Returns three digits; `-` where a finding had no positive or no negative image."""
+    return "-" if value is None else f"{value:.3f}"

@@ -12,9 +12,14 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from model import tta
 from model.thresholds import TTA_MODES, Threshold, thresholds_from_json, thresholds_to_json
-from schemas.contract import STANDARD_CONTRACT, InputContract
+from schemas.contract import (
+    STANDARD_CONTRACT,
+    VIEW_BRIGHTNESS,
+    VIEW_CONTRAST,
+    VIEWS,
+    InputContract,
+)
 from schemas.errors import InputError
 from schemas.findings import FINDINGS
 
@@ -62,7 +67,7 @@ class BundleInfo:
                 "findings": list(self.findings),
                 "input_contract": self.input_contract.to_json(),
                 "borderline_band": self.borderline_band,
-                "tta": [tta.VIEWS, tta.BRIGHTNESS, tta.CONTRAST],
+                "tta": [VIEWS, VIEW_BRIGHTNESS, VIEW_CONTRAST],
             }
         )
 

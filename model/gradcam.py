@@ -24,7 +24,7 @@ def explained_network(network: keras.Model) -> keras.Model:
       both hidden layers, sharing the variables of `network`.
     """
     return keras.Model(
-        network.inputs,
+        network.input,
         {
             "scores": network.output,
             "features": network.get_layer(POOLING_LAYER).input,

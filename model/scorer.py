@@ -10,9 +10,10 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from model import gradcam, tta
+from model.folding import fold_batch_norms
 from model.network import set_precision
 from model.thresholds import TTA_MODES
-from schemas.contract import STANDARD_CONTRACT
+from schemas.contract import STANDARD_CONTRACT, VIEWS
 from schemas.findings import ABNORMAL_INDICES
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Scores:
 
 
 class Scorer:
-    """Scores batches with a network whose constants are frozen and folded.
+    """Scores batches with a network that is folded and frozen.
 
     Traced once, at construction. Thread-safe except for the memory limit it
     learns, which may be learnt twice.
@@ -76,7 +77,7 @@ class Scorer:
         tta_mode: str = "none",
         borderline: Borderline | None = None,
     ):
-        """Freezes `network`, whose precision is changed in place.
+        """Freezes a copy of `network`.
 
         Args:
           network: As `model.network.build_network` makes it, trained.
@@ -95,9 +96,10 @@ class Scorer:
         self._tta_mode = tta_mode
         self._borderline = borderline
         self._batch_limit: int | None = None
+        network = fold_batch_norms(network)
         set_precision(network, precision)
-        self._single = _freeze(_single_view(network))
-        self._further = None if tta_mode == "none" else _freeze(_further_views(network))
+        self._single = freeze(_single_view(network))
+        self._further = None if tta_mode == "none" else freeze(_further_views(network))
 
     def score(self, images: np.ndarray) -> Scores:
         """Returns the scores of a batch of any size.
@@ -121,8 +123,8 @@ class Scorer:
         second_look = self._second_look(scores)
         if len(second_look):
             (further,) = self._in_memory(self._further, images[second_look])
-            scores[second_look] = (scores[second_look] + further) / len(tta.VIEWS)
-            views[second_look] = len(tta.VIEWS)
+            scores[second_look] = (scores[second_look] + further) / len(VIEWS)
+            views[second_look] = len(VIEWS)
         return Scores(scores, cams, views)
 
     def _second_look(self, scores: np.ndarray) -> np.ndarray:
@@ -204,12 +206,8 @@ def _further_views(network: keras.Model) -> Callable:
     return further_views
 
 
-def _freeze(function: Callable) -> Callable:
-    """Returns `function` as one graph whose variables are constants.
-
-    With constants TensorFlow folds each batch normalisation into the convolution
-    before it.
-    """
+def freeze(function: Callable) -> Callable:
+    """Returns `function` as one graph whose variables are constants."""
     size = STANDARD_CONTRACT.size
     signature = tf.TensorSpec((None, size, size), tf.uint8, name="images")
     concrete = tf.function(function, autograph=False).get_concrete_function(signature)

@@ -93,7 +93,8 @@ def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z_95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
     half /= 1 + z2 / trials
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    # At 0 and 1 a bound is the share itself, which rounding may miss by a bit.
+    return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
 
 
 def threshold_vector(thresholds: Thresholds) -> np.ndarray:

@@ -6,20 +6,14 @@ network cannot tell it from another radiograph.
 
 from keras import ops
 
-BRIGHTNESS = 0.05
-"""Added or taken away, as a share of the full range."""
-
-CONTRAST = 0.05
-"""Share by which distances from the image's mean grow or shrink."""
-
-VIEWS = ("original", "flip", "brighter", "darker", "more_contrast", "less_contrast")
+from schemas.contract import VIEW_BRIGHTNESS, VIEW_CONTRAST
 
 
 def further_views(images) -> list:
-    """Returns the five views beside the original, in the order of `VIEWS`.
+    """Returns the views of `schemas.contract.VIEWS` but the first, in their order.
 
-    Each is about half of what the training augmentation may do, so that the
-    network has seen as much.
+    Brightness and contrast change half as far as is customary in training, where
+    the change is drawn at random: by about its mean.
 
     Args:
       images: uint8 `(batch, 224, 224)`.
@@ -29,13 +23,13 @@ def further_views(images) -> list:
     """
     levels = ops.cast(images, "float32")
     mean = ops.mean(levels, axis=(1, 2), keepdims=True)
-    shift = 255 * BRIGHTNESS
+    shift = 255 * VIEW_BRIGHTNESS
     return [
         ops.flip(images, axis=2),
         _grey_levels(levels + shift),
         _grey_levels(levels - shift),
-        _grey_levels(mean + (levels - mean) * (1 + CONTRAST)),
-        _grey_levels(mean + (levels - mean) * (1 - CONTRAST)),
+        _grey_levels(mean + (levels - mean) * (1 + VIEW_CONTRAST)),
+        _grey_levels(mean + (levels - mean) * (1 - VIEW_CONTRAST)),
     ]
 
 

@@ -1,12 +1,16 @@
 """The Beam pipeline from a manifest to published Parquet.
 
-* `pipeline.manifest`, `pipeline.listing`: reading a manifest, and making one.
+* `pipeline.run`: one run, from options to a published record.
+* `pipeline.manifest`, `pipeline.manifest_formats`, `pipeline.uris`: checking a manifest.
+* `pipeline.listing`: making one from folders and globs.
 * `pipeline.images`: `LoadImages`, reading and decoding ahead of the network.
 * `pipeline.scoring`: `ScoreImages`, batches through the frozen graph.
 * `pipeline.rows`: `ApplyThresholds`, a row of the scores table an image.
 * `pipeline.staging`: `StageRows`, durable parts that the commit reads back.
 * `pipeline.archive`: the pipeline of these, local in waves or whole on a cluster.
-* `pipeline.commit`: reconciling, ranking, drawing, compacting and publishing.
+* `pipeline.commit`: from staged parts to a published run, by way of `ledger`,
+  `drawing`, `compaction`, `worklist` and `record`.
+* `pipeline.labelled`: labelled images for training.
 
 Imports `model` and `schemas`; knows nothing of the command line.
 """

@@ -65,12 +65,13 @@ class ReadManifest(beam.PTransform):
         )
 
 
-class LoadAndScore(beam.PTransform):
-    """Manifest rows in; scored images and two kinds of rejected ones out.
+class ScoreRows(beam.PTransform):
+    """Manifest rows in; staged parts of scores and rejects out.
 
-    One composite, so that a resource hint on it keeps decoding and inference in
-    one environment: a hint on either alone would send every pixel through a
-    shuffle.
+    One composite and one fused stage, so that a resource hint on it keeps decoding,
+    inference and staging in one environment: a hint on a part of it would send what
+    flows there through a shuffle. Rejects are staged where they arise, since a
+    Flatten of both kinds would end the stage.
     """
 
     def __init__(self, job: ScoringJob):
@@ -83,31 +84,9 @@ class LoadAndScore(beam.PTransform):
         load = LoadImages(threads=job.decode_threads, read_ahead=2 * job.batch_size)
         loaded = rows | load
         scored = loaded[images.LOADED] | ScoreImages(job.scorer, job.batch_size)
-        return {
-            "scored": scored[scoring.SCORED],
-            "rejected_at_load": loaded[images.REJECTED],
-            "rejected_at_inference": scored[scoring.REJECTED],
-        }
-
-
-class ScoreArchive(beam.PTransform):
-    """Some row groups of a manifest in; staged parts of scores and rejects out.
-
-    All after the shuffle of the rows is one fused stage. Rejects are staged where
-    they arise, since a Flatten of both kinds would end the stage.
-    """
-
-    def __init__(self, job: ScoringJob, row_groups: Iterable[int]):
-        super().__init__()
-        self._job = job
-        self._row_groups = list(row_groups)
-
-    def expand(self, pipeline):
-        job = self._job
-        outcome = pipeline | ReadManifest(job.manifest.path, self._row_groups) | LoadAndScore(job)
         carried = job.manifest.carried
         (
-            outcome["scored"]
+            scored[scoring.SCORED]
             | ApplyThresholds(
                 job.thresholds,
                 model_id=job.scorer.model_id,
@@ -116,13 +95,26 @@ class ScoreArchive(beam.PTransform):
             )
             | "StageScores" >> StageRows(job.paths.parts("scores"), scores_schema(carried))
         )
-        rejects = job.paths.parts("rejects")
-        for kind in ("rejected_at_load", "rejected_at_inference"):
+        rejected = {"load": loaded[images.REJECTED], "inference": scored[scoring.REJECTED]}
+        for step, found in rejected.items():
             (
-                outcome[kind]
-                | f"Row_{kind}" >> beam.Map(reject_row)
-                | f"Stage_{kind}" >> StageRows(rejects, REJECTS_SCHEMA)
+                found
+                | f"Row_rejected_at_{step}" >> beam.Map(reject_row)
+                | f"Stage_rejected_at_{step}"
+                >> StageRows(job.paths.parts("rejects"), REJECTS_SCHEMA)
             )
+
+
+class ScoreArchive(beam.PTransform):
+    """Some row groups of a manifest in; staged parts of scores and rejects out."""
+
+    def __init__(self, job: ScoringJob, row_groups: Iterable[int]):
+        super().__init__()
+        self._job = job
+        self._row_groups = list(row_groups)
+
+    def expand(self, pipeline):
+        (pipeline | ReadManifest(self._job.manifest.path, self._row_groups) | ScoreRows(self._job))
 
 
 def score_archive(job: ScoringJob, runner: Runner) -> None:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -96,12 +97,18 @@ def publish(paths: RunPaths, record: dict) -> None:
         os.rename(path, worklist / path.name)
     paths.record.parent.mkdir(exist_ok=True)
     write_atomically(paths.record, json.dumps(record, indent=2).encode() + b"\n")
-    shutil.rmtree(paths.staging)
+    # The run is published, whatever becomes of its leftovers.
+    shutil.rmtree(paths.staging, ignore_errors=True)
+
+
+def share_of(share: float, rows: int) -> Decimal:
+    """Returns `share` of `rows` as people count: 0.29 of 100 is 29, not a bit less."""
+    return Decimal(str(share)) * rows
 
 
 def _check_reject_limit(ledger: Ledger, rows: int, limit: float) -> None:
     rejected = ledger.counts["rejects"]
-    if rejected > limit * rows:
+    if rejected > share_of(limit, rows):
         reasons = ", ".join(f"{reason} {count}" for reason, count in ledger.reasons.items())
         raise RejectLimitError(
             f"{rejected} of {rows} images were rejected ({reasons}), more than --reject-limit"
@@ -124,17 +131,19 @@ def _draw(
     parts = staged_parts(paths.built("drawn"))
     if not parts:
         return {"drawn": 0, "overlays": 0, "not_drawn": {}}
-    [(drawn, overlays)] = connection.execute(
+    # A bundle that was drawn twice staged its rows twice.
+    drawn = "(SELECT DISTINCT * FROM read_parquet(?, hive_partitioning=false))"
+    [(images, overlays)] = connection.execute(
         "SELECT count(DISTINCT image_id) FILTER (overlay IS NOT NULL), count(overlay)"
-        " FROM read_parquet(?)",
+        f" FROM {drawn}",
         [parts],
     ).fetchall()
     reasons = connection.execute(
-        "SELECT reason, count(*) FROM read_parquet(?) WHERE reason IS NOT NULL"
+        f"SELECT reason, count(*) FROM {drawn} WHERE reason IS NOT NULL"
         " GROUP BY reason ORDER BY reason",
         [parts],
     ).fetchall()
-    return {"drawn": drawn, "overlays": overlays, "not_drawn": dict(reasons)}
+    return {"drawn": images, "overlays": overlays, "not_drawn": dict(reasons)}
 
 
 def _compact(
@@ -190,7 +199,7 @@ def _rank(
     [(flagged,)] = connection.execute(
         "SELECT count(*) FROM read_parquet(?, hive_partitioning=false) WHERE flagged", [files]
     ).fetchall()
-    limit = int(budget * job.manifest.rows) if isinstance(budget, float) else budget
+    limit = int(share_of(budget, job.manifest.rows)) if isinstance(budget, float) else budget
     listed = flagged if limit is None else min(limit, flagged)
     write_worklist(
         connection,

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.transforms.window import GlobalWindows
 
+from model.decoding import decode_grey
 from model.overlays import draw_overlay, encode_jpeg, overlay_name
-from model.preprocessing import decode_grey
 from model.thresholds import Thresholds
 from pipeline.layout import RunPaths, write_atomically
-from pipeline.ledger import Ledger
+from pipeline.ledger import STAGED_PARTS, Ledger
 from pipeline.read_ahead import ReadAhead
 from pipeline.runner import Runner
 from pipeline.source import read_source
@@ -67,8 +67,8 @@ def plan_drawings(
     scores = ", ".join(f'"{score_column(finding)}"' for finding in FINDINGS)
     reader = connection.sql(
         f"SELECT s.image_id, uri, source_version, [{scores}] AS scores, cams"
-        " FROM read_parquet(?, filename=true, file_row_number=true, hive_partitioning=false) s"
-        " JOIN kept ON kept.part = s.filename AND kept.number = s.file_row_number"
+        f" FROM {STAGED_PARTS} s"
+        " JOIN kept ON kept.part = s._part AND kept.number = s.file_row_number"
         " WHERE flagged ORDER BY abnormality DESC, s.image_id LIMIT ?",
         params=[ledger.parts["scores"], settings.limit],
     ).to_arrow_reader(_ROWS_A_GROUP)

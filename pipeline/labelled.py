@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,12 +13,8 @@ from model.finishing import LabelledImages
 from model.training import split_by_patient
 from pipeline.elements import RejectedImage
 from pipeline.images import load_image
-from pipeline.manifest import (
-    ManifestRow,
-    check_manifest,
-    manifest_columns,
-    read_row_group,
-)
+from pipeline.manifest import ManifestRow, check_manifest, read_row_group
+from pipeline.manifest_formats import manifest_columns
 from pipeline.read_ahead import ReadAhead
 from schemas.errors import InputError
 from schemas.findings import FINDINGS, parse_labels
@@ -90,21 +87,22 @@ def _patients(patients: list[str | None]) -> list[str]:
 
 def _given_split(split: list[str | None], patients: list[str]) -> dict[str, np.ndarray]:
     """Returns the indices of each part."""
-    values = np.array([value or "" for value in split])
-    unknown = sorted(set(values) - set(_PARTS))
-    absent = sorted(set(_PARTS) - set(values))
+    unknown = sorted({value or "" for value in split} - set(_PARTS))
+    absent = sorted(set(_PARTS) - set(split))
     if unknown or absent:
         raise InputError(
             f"split must be one of {', '.join(_PARTS)}, each at least once."
             f" Received: unknown {unknown}, absent {absent}."
         )
-    pairs = set(zip(patients, values, strict=True))
-    if leaks := len(pairs) - len(set(patients)):
+    parts_of = defaultdict(set)
+    for patient, part in zip(patients, split, strict=True):
+        parts_of[patient].add(part)
+    if leaks := sum(len(parts) > 1 for parts in parts_of.values()):
         raise InputError(
-            f"split must keep all images of a patient in one part. Received: {leaks} patients"
-            " or more in several. Divide by patient."
+            "split must keep all images of a patient in one part."
+            f" Received: {leaks} patients in several. Divide by patient."
         )
-    return {name: np.flatnonzero(values == name) for name in _PARTS}
+    return {name: np.flatnonzero([value == name for value in split]) for name in _PARTS}
 
 
 def _decode(rows: list[ManifestRow]) -> np.ndarray:

@@ -17,6 +17,9 @@ from pipeline.staging import staged_parts
 
 _MEMORY_LIMIT = "1GB"
 
+STAGED_PARTS = "read_parquet(?, filename='_part', file_row_number=true, hive_partitioning=false)"
+"""Rows of staged files with their place. A carried column may be called `filename`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
@@ -68,9 +71,8 @@ def freeze_ledger(connection: duckdb.DuckDBPyConnection, paths: RunPaths) -> Led
     for kind, table in enumerate(TABLES):
         if parts[table]:
             connection.execute(
-                "INSERT INTO staged SELECT image_id, ?, filename, file_row_number"
-                " FROM read_parquet(?, filename=true, file_row_number=true,"
-                " hive_partitioning=false)",
+                "INSERT INTO staged SELECT image_id, ?, _part, file_row_number"
+                f" FROM {STAGED_PARTS}",
                 [kind, parts[table]],
             )
     connection.execute(
@@ -98,8 +100,8 @@ def _count_reasons(connection: duckdb.DuckDBPyConnection, parts: Sequence[str]) 
     return dict(
         connection.execute(
             "SELECT reason, count(*) AS images"
-            " FROM read_parquet(?, filename=true, file_row_number=true, hive_partitioning=false)"
-            " r JOIN kept ON kept.part = r.filename AND kept.number = r.file_row_number"
+            f" FROM {STAGED_PARTS} r"
+            " JOIN kept ON kept.part = r._part AND kept.number = r.file_row_number"
             " GROUP BY reason ORDER BY images DESC, reason",
             [list(parts)],
         ).fetchall()

@@ -32,12 +32,15 @@ class ReadAhead:
             threading.Thread(target=self._work, daemon=True, name="read-ahead").start()
 
     def put(self, item) -> Iterator:
-        """Takes an item in; gives the results that make room for it."""
+        """Takes an item in, once the results that it gives have made room.
+
+        Iterate over it to the end: that is what takes the item in.
+        """
+        while len(self._pending) >= self._depth:
+            yield self._pending.popleft().result()
         future: Future = Future()
         self._waiting.put((future, item))
         self._pending.append(future)
-        while len(self._pending) > self._depth:
-            yield self._pending.popleft().result()
 
     def drain(self) -> Iterator:
         """Gives the results of all items taken in so far."""

@@ -16,12 +16,14 @@ from pipeline.archive import ScoringJob, score_archive
 from pipeline.commit import CommitSettings, commit_run
 from pipeline.drawing import DrawingSettings
 from pipeline.layout import RunPaths
-from pipeline.manifest import check_manifest, has_scheme
+from pipeline.manifest import check_manifest
 from pipeline.record import RunFacts
 from pipeline.runner import choose_runner
 from pipeline.scoring import ScorerSettings, load_scorer
+from pipeline.uris import has_scheme
 from schemas.errors import InputError
 
+_GLOB_CHARACTERS = frozenset("*?[")
 _RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
@@ -110,6 +112,11 @@ def _new_run(options: ScoreOptions, started: datetime.datetime) -> RunPaths:
         raise InputError(
             "--output must be a local folder in this version."
             f" Received: --output {options.output}. Copy the finished run to the store."
+        )
+    if found := set(options.output) & _GLOB_CHARACTERS:
+        raise InputError(
+            "--output must not hold characters of a pattern, which readers would expand."
+            f" Received: {' '.join(sorted(found))}. Name another folder."
         )
     run_id = options.run_id or f"r{started:%Y%m%dT%H%M%SZ}"
     if not _RUN_ID.fullmatch(run_id):

@@ -9,8 +9,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from schemas.errors import InputError
 
-_LOCAL = ("DirectRunner", "FnApiRunner")
-_LOSES_DATA = "DaskRunner"
+_LOCAL = ("direct", "fnapi")
+_LOSES_DATA = "dask"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,14 @@ def choose_runner(beam_args: Sequence[str]) -> Runner:
     options = PipelineOptions(list(beam_args))
     # The code of a worker is in packages; a main session would pickle the driver.
     options.view_as(SetupOptions).save_main_session = False
-    name = options.view_as(StandardOptions).runner or "DirectRunner"
-    name = name.rpartition(".")[2]
-    if name == _LOSES_DATA:
+    name = (options.view_as(StandardOptions).runner or "DirectRunner").rpartition(".")[2]
+    # Beam takes Direct, direct and directrunner for DirectRunner.
+    kind = name.lower().removesuffix("runner")
+    if kind == _LOSES_DATA:
         raise InputError(
-            f"--runner must not be {_LOSES_DATA}, which loses rows. Received: {name}."
+            f"--runner must not be DaskRunner, which loses rows. Received: {name}."
             " Use SparkRunner or DataflowRunner, or none for this machine."
         )
-    if name in _LOCAL:
+    if kind in _LOCAL:
         return Runner("FnApiRunner", True, options)
     return Runner(name, False, options)

@@ -36,13 +36,13 @@ def write_worklist(
     """
     folder.mkdir(parents=True, exist_ok=True)
     score_of = ", ".join(f"'{f}': \"{score_column(f)}\"" for f in FINDINGS)
-    threshold_of = ", ".join(f"'{f}': {thresholds[f].threshold!r}" for f in thresholds)
+    threshold_of = ", ".join(f"'{f}': {thresholds[f].threshold!r}::DOUBLE" for f in thresholds)
     reader = connection.sql(
         "SELECT row_number() OVER (ORDER BY abnormality DESC, image_id) AS rank,"
         " image_id, abnormality, findings,"
-        f" list_transform(findings, lambda f: MAP {{{score_of}}}[f]) AS scores,"
-        f" list_transform(findings, lambda f: MAP {{{threshold_of}}}[f]) AS thresholds,"
-        " list_transform(cams, lambda c: c.overlay) AS overlays, uri"
+        f" list_transform(findings, lambda _name: MAP {{{score_of}}}[_name]) AS scores,"
+        f" list_transform(findings, lambda _name: MAP {{{threshold_of}}}[_name]) AS thresholds,"
+        " list_transform(cams, lambda _cam: _cam.overlay) AS overlays, uri"
         " FROM read_parquet(?, hive_partitioning=false) WHERE flagged ORDER BY rank LIMIT ?",
         params=[scores, limit],
     ).to_arrow_reader(_ROWS_AT_ONCE)

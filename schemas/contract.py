@@ -1,4 +1,4 @@
-"""The preprocessing contract: how a decoded image becomes the network's input."""
+"""What the network is fed: the preprocessing contract, and the views of augmentation."""
 
 import dataclasses
 
@@ -31,3 +31,12 @@ class InputContract:
 
 STANDARD_CONTRACT = InputContract()
 """The one contract that `model.preprocessing` implements."""
+
+VIEWS = ("original", "flip", "brighter", "darker", "more_contrast", "less_contrast")
+"""The six views that test-time augmentation averages."""
+
+VIEW_BRIGHTNESS = 0.05
+"""What a view adds to each grey level or takes away, as a share of the full range."""
+
+VIEW_CONTRAST = 0.05
+"""Share by which a view's distances from its mean grow or shrink."""

@@ -38,3 +38,29 @@ def phantoms(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms") / "archive"
     write_sample_archive(folder, count=12, seed=7, size=128, manifest=folder / "manifest.csv")
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_network():
+    """The network of the demonstration bundle; tests must not change it."""
+    from model.bundle import demo_bundle_path, load_network
+
+    return load_network(demo_bundle_path())
+
+
+@pytest.fixture(scope="session")
+def demo_scorer(demo_network):
+    """The demonstration network, frozen, one view an image."""
+    from model.scorer import Scorer
+
+    return Scorer(demo_network)
+
+
+@pytest.fixture(scope="session")
+def squares():
+    """uint8 `(40, 224, 224)`: network inputs made from phantoms."""
+    import numpy as np
+
+    from model.phantoms import draw_phantom
+
+    return np.stack([draw_phantom(21, index, size=224).pixels for index in range(40)])

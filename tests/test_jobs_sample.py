@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.sample import sample_command
+from model.decoding import decode_grey
 from model.phantoms import draw_phantom
-from model.preprocessing import decode_grey
 
 SEED, SIZE, COUNT = 3, 64, 5
 NAMES = [f"phantom-s3-0000{index}.{'jpg' if index == 3 else 'png'}" for index in range(COUNT)]

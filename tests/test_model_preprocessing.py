@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
-from model import preprocessing
-from model.preprocessing import decode_grey, prepare, to_square
-from schemas.contract import STANDARD_CONTRACT
+from model import decoding
+from model.decoding import decode_grey
+from model.preprocessing import prepare, to_square
 from schemas.rejects import ImageError, Reason, Stage
 from tests.bad_files import (
     GREY,
@@ -127,22 +127,6 @@ def test_to_square_of_one_level_keeps_it_at_any_size(width, height, level):
 
     assert np.array_equal(square, np.full((224, 224), level, np.uint8))
     assert square.flags.c_contiguous
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"size": 225}, {"fit": "pad"}, {"value_range": (0, 1)}, {"name": "grey-stretch-224-v2"}],
-    ids=lambda change: next(iter(change)),
-)
-def test_prepare_under_another_contract_is_refused(change):
-    other = dataclasses.replace(STANDARD_CONTRACT, **change)
-
-    with pytest.raises(ValueError) as caught:
-        prepare(PNG, other)
-
-    assert str(caught.value) == (
-        f"contract must be {STANDARD_CONTRACT}. Received: contract={other}."
-    )
 
 
 # Pillow resizes modes 1 and P by sampling, whatever filter is asked for.
@@ -662,10 +646,10 @@ def test_decode_png_whose_checksum_fails_after_black_rows_is_corrupt():
 
 
 def test_decode_at_the_pixel_limit_is_read_and_above_it_is_rejected(monkeypatch):
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 96 * 72)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 96 * 72)
     assert np.array_equal(levels_of(PNG), PICTURE)
 
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 96 * 72 - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 96 * 72 - 1)
     assert reject_of(PNG).reason is Reason.TOO_MANY_PIXELS
     assert reject_of(JPEG).reason is Reason.TOO_MANY_PIXELS
 
@@ -673,7 +657,7 @@ def test_decode_at_the_pixel_limit_is_read_and_above_it_is_rejected(monkeypatch)
 # 100 megapixels make Pillow warn, 1600 make it raise.
 @pytest.mark.parametrize("side", [10_000, 40_000])
 def test_decode_of_a_bomb_never_reaches_pillow_and_warns_of_nothing(side, monkeypatch):
-    monkeypatch.setattr(preprocessing, "_load", lambda *_: pytest.fail("Pillow was called"))
+    monkeypatch.setattr(decoding, "_load", lambda *_: pytest.fail("Pillow was called"))
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,0 +1,57 @@
+"""What a manifest's uris mean: absolute or relative to its folder, file or archive member."""
+
+import os
+import re
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ARCHIVE_END = re.compile(r"\.(?:tar|tar\.gz|tgz)(?=#)", re.IGNORECASE)
+
+
+def has_scheme(uri: str) -> bool:
+    """Returns whether `uri` begins as `gs://` does, and so is no local path."""
+    return _SCHEME.match(uri) is not None
+
+
+def manifest_folder(uri: str) -> str:
+    """Returns the folder that a manifest's relative uris start from, absolute."""
+    if has_scheme(uri):
+        return uri.rpartition("/")[0]
+    return os.path.dirname(os.path.abspath(uri))
+
+
+def resolve_uri(uri: str, folder: str) -> str:
+    """Returns `uri` made absolute against a manifest's folder.
+
+    What has a scheme stays as it is. Local paths are normalised, without resolving
+    symbolic links. A member of an archive (`images.tar#member`) keeps its name.
+    """
+    if has_scheme(uri):
+        return uri
+    archive = _ARCHIVE_END.search(uri)
+    end = archive.end() if archive else len(uri)
+    path, member = uri[:end], uri[end:]
+    if path.startswith("/") or not has_scheme(folder):
+        return os.path.normpath(os.path.join(folder, path)) + member
+    return _join_remote(folder, path) + member
+
+
+def image_id_of(uri: str, folder: str) -> str:
+    """Returns the id of an image whose manifest gives none; two uris never share one.
+
+    That is the path relative to the manifest's folder where the image lies inside
+    it, else the uri as given: never the base name alone.
+    """
+    inside = folder.rstrip("/") + "/"
+    resolved = resolve_uri(uri, folder)
+    return resolved.removeprefix(inside) if resolved.startswith(inside) else uri
+
+
+def _join_remote(folder: str, path: str) -> str:
+    """Joins without touching what an object's name may hold, such as `//`."""
+    parts = folder.split("/")
+    for part in path.split("/"):
+        if part == "..":
+            parts = parts[: max(3, len(parts) - 1)]  # scheme and bucket stay
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)

@@ -1,0 +1,55 @@
+"""The documentation names what is there, and points to what exists."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from jobs.cli import cli
+from model.decoding import MAX_PIXELS
+from pipeline.source import MAX_BYTES
+from schemas.rejects import Reason
+
+_ROOT = Path(__file__).parents[1]
+_README = (_ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        (name, option)
+        for name, command in sorted(cli.commands.items())
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for option in parameter.opts
+        if option.startswith("--")
+    ],
+)
+def test_readme_names_every_command_and_option(name, option):
+    assert f"prescreen {name}" in _README
+    assert f"`{option}" in _README or f" {option} " in _README
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_readme_names_every_reason_under_its_stage(reason):
+    (row,) = re.findall(rf"^\| {reason.stage} \|.*", _README, re.MULTILINE)
+    assert f"`{reason}`" in row
+
+
+def test_readme_states_the_limits_as_they_are():
+    assert MAX_BYTES == 256 * 2**20
+    assert MAX_PIXELS == 64_000_000
+
+
+@pytest.mark.parametrize("document", sorted(path.name for path in _ROOT.glob("*.md")))
+def test_document_links_lead_somewhere(document):
+    text = (_ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (_ROOT / target).exists(), target
+
+
+def test_architecture_names_files_that_exist():
+    text = (_ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for path in set(re.findall(r"\b(?:schemas|model|pipeline|jobs|tests)/\w+\.py", text)):
+        assert (_ROOT / path).exists(), path

@@ -1,0 +1,147 @@
+"""The frozen graph: equal scores however batched, views, memory, refusals."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import tta
+from model.scorer import Borderline, InferenceError, Scorer, pad_to_power_of_two
+from schemas.contract import VIEW_BRIGHTNESS, VIEWS
+from schemas.findings import FINDINGS
+
+
+def test_score_equals_the_keras_network(demo_network, demo_scorer, squares):
+    scores = demo_scorer.score(squares[:5])
+    expected = np.asarray(demo_network(squares[:5], training=False))
+    np.testing.assert_allclose(scores.scores, expected, atol=1e-5)
+    assert (scores.scores.dtype, scores.scores.shape) == (np.float32, (5, 15))
+    assert (scores.cams.dtype, scores.cams.shape) == (np.float32, (5, 15, 7, 7))
+    np.testing.assert_array_equal(scores.views, np.ones(5, np.int8))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_score_any_batch_size_and_order_gives_the_same(demo_scorer, squares, batch_size):
+    whole = demo_scorer.score(squares)
+    order = np.random.default_rng(batch_size).permutation(len(squares))
+    parts = [
+        demo_scorer.score(squares[order[start : start + batch_size]])
+        for start in range(0, len(squares), batch_size)
+    ]
+    scores = np.concatenate([part.scores for part in parts])
+    cams = np.concatenate([part.cams for part in parts])
+    np.testing.assert_allclose(scores, whole.scores[order], atol=1e-5)
+    np.testing.assert_allclose(cams, whole.cams[order], atol=1e-4)
+
+
+def test_score_all_views_averages_six_and_keeps_the_original_cams(
+    demo_network, demo_scorer, squares
+):
+    images = squares[:3]
+    scored = Scorer(demo_network, tta_mode="all").score(images)
+    views = [images, *(np.asarray(view) for view in tta.further_views(images))]
+    assert len(views) == len(VIEWS) == 6
+    expected = np.mean([np.asarray(demo_network(view)) for view in views], axis=0)
+    np.testing.assert_allclose(scored.scores, expected, atol=1e-5)
+    np.testing.assert_allclose(scored.cams, demo_scorer.score(images).cams, atol=1e-5)
+    np.testing.assert_array_equal(scored.views, [6, 6, 6])
+
+
+def test_further_views_are_what_they_are_called(squares):
+    image = squares[:1]
+    flip, brighter, darker, more, less = (np.asarray(v) for v in tta.further_views(image))
+    assert {v.dtype for v in (flip, brighter, darker, more, less)} == {np.dtype(np.uint8)}
+    np.testing.assert_array_equal(flip, image[:, :, ::-1])
+    shift = 255 * VIEW_BRIGHTNESS
+    np.testing.assert_array_equal(brighter, np.round(np.clip(image + shift, 0, 255)))
+    np.testing.assert_array_equal(darker, np.round(np.clip(image - shift, 0, 255)))
+    assert more.std() > image.std() > less.std()
+
+
+def test_score_borderline_looks_again_only_near_a_threshold(demo_network, demo_scorer, squares):
+    single = demo_scorer.score(squares).scores
+    full = Scorer(demo_network, tta_mode="all").score(squares).scores
+    effusion = FINDINGS.index("Effusion")
+    thresholds = np.full(15, np.inf, np.float32)
+    thresholds[effusion] = np.median(single[:, effusion])
+    band = float(np.quantile(np.abs(single[:, effusion] - thresholds[effusion]), 0.4))
+    scorer = Scorer(demo_network, tta_mode="borderline", borderline=Borderline(thresholds, band))
+    scored = scorer.score(squares)
+    near = np.abs(single[:, effusion] - thresholds[effusion]) <= band
+    assert 0 < near.sum() < len(squares)
+    np.testing.assert_array_equal(scored.views, np.where(near, 6, 1))
+    expected = np.where(near[:, np.newaxis], full, single)
+    np.testing.assert_allclose(scored.scores, expected, atol=1e-5)
+
+
+def test_borderline_ignores_no_finding():
+    thresholds = np.full(15, np.inf, np.float32)
+    thresholds[FINDINGS.index("No Finding")] = 0.5
+    assert not Borderline(thresholds, 1.0).selects(np.full((1, 15), 0.5)).any()
+
+
+def _graph_with_room_for(limit, sizes, whole):
+    def graph(images):
+        sizes.append(len(images))
+        if len(images) > limit:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+        return whole(images)
+
+    return graph
+
+
+def test_score_out_of_memory_halves_the_batch_and_remembers(
+    demo_network, demo_scorer, squares, monkeypatch
+):
+    scorer, sizes = Scorer(demo_network), []
+    monkeypatch.setattr(scorer, "_single", _graph_with_room_for(5, sizes, scorer._single))
+    first = scorer.score(squares[:16]).scores
+    assert sizes == [16, 8, 4, 4, 4, 4]
+    scorer.score(squares[:16])
+    assert sizes[6:] == [4, 4, 4, 4]
+    np.testing.assert_allclose(first, demo_scorer.score(squares[:16]).scores, atol=1e-5)
+
+
+def test_score_not_even_one_image_fits_raises_memory_error(demo_network, squares, monkeypatch):
+    scorer = Scorer(demo_network)
+    monkeypatch.setattr(scorer, "_single", _graph_with_room_for(0, [], scorer._single))
+    with pytest.raises(MemoryError, match="one image does not fit"):
+        scorer.score(squares[:4])
+
+
+def test_score_tensorflow_fails_raises_inference_error(demo_network, squares, monkeypatch):
+    def fails(images):
+        raise tf.errors.InternalError(None, None, "broken")
+
+    scorer = Scorer(demo_network)
+    monkeypatch.setattr(scorer, "_single", fails)
+    with pytest.raises(InferenceError, match="InternalError"):
+        scorer.score(squares[:2])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param(np.zeros((2, 224, 224), np.float32), id="float, perhaps divided by 255"),
+        pytest.param(np.zeros((2, 224, 224, 3), np.uint8), id="colour"),
+        pytest.param(np.zeros((2, 96, 96), np.uint8), id="another size"),
+    ],
+)
+def test_score_another_input_is_refused(demo_scorer, images):
+    with pytest.raises(ValueError, match=r"images must be uint8 \(batch, 224, 224\). Received"):
+        demo_scorer.score(images)
+
+
+def test_scorer_modes_and_their_rule_must_agree(demo_network):
+    with pytest.raises(ValueError, match="tta_mode must be one of"):
+        Scorer(demo_network, tta_mode="twice")
+    with pytest.raises(ValueError, match="borderline must be given"):
+        Scorer(demo_network, tta_mode="borderline")
+
+
+@pytest.mark.parametrize(("count", "padded"), [(1, 1), (2, 2), (3, 4), (5, 8), (32, 32)])
+def test_pad_to_power_of_two_appends_black(count, padded):
+    images = np.full((count, 224, 224), 9, np.uint8)
+    result = pad_to_power_of_two(images)
+    assert result.shape == (padded, 224, 224)
+    np.testing.assert_array_equal(result[:count], images)
+    assert not result[count:].any()

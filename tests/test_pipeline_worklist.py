@@ -1,0 +1,172 @@
+"""The worklist: the flagged images by rank, alike as CSV and as Parquet."""
+
+import csv
+import dataclasses
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.worklist import write_worklist
+from schemas.tables import WORKLIST_SCHEMA, read_metadata, scores_schema
+from tests.fakes import make_thresholds, picture, read_rows, scores_of
+
+METADATA = {"run_id": "r1"}
+
+
+@pytest.fixture
+def worklist(tmp_path):
+    """Returns a function that ranks rows of the scores table: what both files then hold."""
+
+    def write(*parts, limit=1000, carried=(), thresholds=None):
+        files = []
+        for number, rows in enumerate(parts):
+            files.append(str(tmp_path / f"part-{number:05d}.parquet"))
+            pq.write_table(pa.Table.from_pylist(rows, scores_schema(carried)), files[-1])
+        folder = tmp_path / "worklist"
+        with duckdb.connect() as connection:
+            write_worklist(
+                connection, files, thresholds or make_thresholds(), limit, folder, "r", METADATA
+            )
+        with open(folder / "r.csv", newline="", encoding="utf-8") as file:
+            return read_rows([folder / "r.parquet"]), list(csv.DictReader(file))
+
+    return write
+
+
+def flagged(image_id, level=200, **changes):
+    return scores_of(image_id, picture({"Mass": level}), f"/archive/{image_id}.png", **changes)
+
+
+def f32(value):
+    return float(np.float32(value))
+
+
+def test_write_worklist_a_row_holds_all_there_is_to_say_of_an_image(worklist):
+    row = scores_of("a", picture({"Mass": 204, "Edema": 250, "Hernia": 10}), "/archive/a.png")
+    row["cams"][1]["overlay"] = "gradcam/run_id=r1/xx/a.Mass.jpg"
+    thresholds = make_thresholds(0.5)
+    for name, value in (("Mass", 0.3), ("Edema", 0.7)):
+        thresholds[name] = dataclasses.replace(thresholds[name], threshold=f32(value))
+    parquet, table = worklist([row], thresholds=thresholds)
+    assert parquet == [
+        {
+            "rank": 1,
+            "image_id": "a",
+            "abnormality": row["abnormality"],
+            "findings": ["Edema", "Mass"],
+            "scores": [f32(250 / 255), f32(204 / 255)],
+            "thresholds": [f32(0.7), f32(0.3)],
+            "overlays": [None, "gradcam/run_id=r1/xx/a.Mass.jpg"],
+            "uri": "/archive/a.png",
+        }
+    ]
+    assert table == [
+        {
+            "rank": "1",
+            "image_id": "a",
+            "abnormality": "0.996232",
+            "findings": "Edema|Mass",
+            "scores": "0.980392|0.800000",
+            "thresholds": "0.700000|0.300000",
+            "overlays": "|gradcam/run_id=r1/xx/a.Mass.jpg",
+            "uri": "/archive/a.png",
+        }
+    ]
+    assert row["abnormality"] == pytest.approx(0.996232, abs=5e-7)
+
+
+def test_write_worklist_ranks_by_abnormality_and_ties_by_id_over_all_files(worklist):
+    first = [flagged("d", 200), flagged("low", 130), flagged("c", 200)]
+    second = [flagged("B", 200), flagged("top", 255), flagged("é", 200), flagged("a", 200)]
+    parquet, table = worklist(first, second)
+    expected = ["top", "B", "a", "c", "d", "é", "low"]
+    assert [(row["rank"], row["image_id"]) for row in parquet] == list(enumerate(expected, 1))
+    assert [(row["rank"], row["image_id"]) for row in table] == [
+        (str(rank), image_id) for rank, image_id in enumerate(expected, 1)
+    ]
+
+
+def test_write_worklist_lists_flagged_images_alone(worklist):
+    parquet, table = worklist([flagged("no", 127), flagged("yes", 128), flagged("none", 0)])
+    assert [row["image_id"] for row in parquet] == ["yes"]
+    assert [row["image_id"] for row in table] == ["yes"]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0, ""), (2, "ed"), (5, "edcba"), (9, "edcba")])
+def test_write_worklist_limit_keeps_the_highest_ranks(worklist, limit, expected):
+    rows = [flagged(name, 150 + number) for number, name in enumerate("abcde")]
+    parquet, table = worklist(rows, limit=limit)
+    assert [row["image_id"] for row in parquet] == list(expected)
+    assert [row["image_id"] for row in table] == list(expected)
+
+
+@pytest.mark.parametrize("rows", [[], [flagged("a", 0)]], ids=["no_row", "none_flagged"])
+def test_write_worklist_nothing_to_list_gives_files_without_rows(worklist, tmp_path, rows):
+    assert worklist(rows) == ([], [])
+    header = (tmp_path / "worklist" / "r.csv").read_text().split()
+    assert header == ["rank,image_id,abnormality,findings,scores,thresholds,overlays,uri"]
+
+
+@pytest.mark.parametrize("level", [200, 0], ids=["rows", "no_rows"])
+def test_write_worklist_parquet_has_the_exact_schema_and_metadata(worklist, tmp_path, level):
+    worklist([flagged("a", level)])
+    schema = pq.read_schema(tmp_path / "worklist" / "r.parquet")
+    assert schema.remove_metadata().equals(WORKLIST_SCHEMA)
+    assert read_metadata(schema) == METADATA
+    assert sorted(path.name for path in (tmp_path / "worklist").iterdir()) == ["r.csv", "r.parquet"]
+
+
+def test_write_worklist_csv_says_what_parquet_does(worklist):
+    levels = [{"Mass": 140 + k, "Edema": 100 + 3 * k, "Pneumothorax": 255 - k} for k in range(40)]
+    rows = [scores_of(f"i{k}", picture(level)) for k, level in enumerate(levels)]
+    for row in rows[::2]:
+        row["cams"][0]["overlay"] = f"gradcam/{row['image_id']}.jpg"
+    parquet, table = worklist(rows[:25], rows[25:])
+    assert len(parquet) == 40
+
+    def split(cell, convert):
+        return [convert(part) for part in cell.split("|")]
+
+    for said, row in zip(table, parquet, strict=True):
+        assert said["image_id"] == row["image_id"] and said["uri"] == row["uri"]
+        assert int(said["rank"]) == row["rank"]
+        assert float(said["abnormality"]) == pytest.approx(row["abnormality"], abs=5e-7)
+        assert said["findings"].split("|") == row["findings"]
+        assert split(said["overlays"], lambda path: path or None) == row["overlays"]
+        for name in ("scores", "thresholds"):
+            assert split(said[name], float) == pytest.approx(row[name], abs=5e-7)
+
+
+def test_write_worklist_csv_quotes_what_a_cell_may_hold(worklist):
+    names = ['comma, "quote"', "two\nlines", "é;\t'"]
+    _, table = worklist([flagged(name, 250 - number) for number, name in enumerate(names)])
+    assert [row["image_id"] for row in table] == names
+    assert [row["uri"] for row in table] == [f"/archive/{name}.png" for name in names]
+
+
+@pytest.mark.parametrize("column", ["rank", "scores", "thresholds", "overlays", "f", "MAP"])
+def test_write_worklist_carried_column_of_any_name_changes_nothing(worklist, column):
+    rows = [flagged(name, level, **{column: "zzz"}) for name, level in (("a", 200), ("b", 220))]
+    parquet, _ = worklist(rows, carried=(column,))
+    found = [(row["rank"], row["image_id"], row["findings"], row["overlays"]) for row in parquet]
+    assert found == [(1, "b", ["Mass"], [None]), (2, "a", ["Mass"], [None])]
+    assert [row["scores"] for row in parquet] == [[f32(220 / 255)], [f32(200 / 255)]]
+    assert [row["thresholds"] for row in parquet] == [[0.5], [0.5]]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 1e-7, 0.25], ids=str)
+def test_write_worklist_threshold_of_any_size_is_exact(worklist, threshold):
+    thresholds = make_thresholds(0.5)
+    thresholds["Mass"] = dataclasses.replace(thresholds["Mass"], threshold=threshold)
+    parquet, _ = worklist([flagged("a", 255)], thresholds=thresholds)
+    assert [row["thresholds"] for row in parquet] == [[f32(threshold)]]
+
+
+def test_write_worklist_thresholds_are_the_runs_to_the_bit(worklist):
+    thresholds = make_thresholds(0.5)
+    thresholds["Mass"] = dataclasses.replace(thresholds["Mass"], threshold=f32(0.02))
+    parquet, _ = worklist([flagged("a", 255)], thresholds=thresholds)
+    assert [row["thresholds"] for row in parquet] == [[f32(0.02)]]
