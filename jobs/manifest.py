@@ -24,9 +24,9 @@ def manifest_command(sources: tuple[str, ...], output: str, images: str | None) 
     """List images into a manifest that `score` reads.
 
     SOURCE is a folder, a glob, a prefix such as gs://bucket/folder/, an image, or
-    the NIH Data_Entry CSV, alone, with --images. Files are listed if they end in .png, .jpg
-    or .jpeg; what does not, and linked folders, count as left out. Of sources that overlap, the
-    first lists the image.
+    the NIH Data_Entry CSV, alone, with --images. Files are listed if they end in
+    .png, .jpg or .jpeg; what does not, and linked folders, count as left out. Of
+    sources that overlap, the first lists the image.
     """
     from pipeline.listing import list_images
 

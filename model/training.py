@@ -28,15 +28,11 @@ class Stage:
       epochs: Passes over the training part.
       learning_rate: Highest rate of Adam, after a warm-up and before a cosine
         decay.
-      shift: Each image is moved at random by up to this share of its side, and
-        wrapped around, so that the network looks for a finding where it is and not
-        from where it usually is: without, activation maps point beside it.
     """
 
     size: int
     epochs: int
     learning_rate: float
-    shift: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,14 +140,13 @@ def _fit(network: keras.Model, batches: "_Batches", stage: Stage) -> None:
 class _Batches(keras.utils.PyDataset):
     """Shuffled batches, another order each epoch, the same for the same seed."""
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, config: TrainingConfig, number: int):
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, config: TrainingConfig, stage: int):
         super().__init__()
         self._pixels = pixels
         self._labels = labels.astype(np.float32)
         self._batch_size = config.batch_size
         self._flip = config.flip
-        self._shift = round(config.stages[number].shift * pixels.shape[1])
-        self._rng = np.random.default_rng([config.seed, number])
+        self._rng = np.random.default_rng([config.seed, stage])
         self._order = self._rng.permutation(len(pixels))
 
     def __len__(self) -> int:
@@ -164,16 +159,7 @@ class _Batches(keras.utils.PyDataset):
         if self._flip:
             mirrored = self._rng.random(len(chosen)) < 0.5
             images[mirrored] = images[mirrored, :, ::-1]
-        if self._shift:
-            images = self._shifted(images)
         return images, self._labels[chosen]
-
-    def _shifted(self, images: np.ndarray) -> np.ndarray:
-        """Returns the images moved at random; what leaves on one side enters on the other."""
-        moves = self._rng.integers(-self._shift, self._shift + 1, size=(len(images), 2))
-        return np.stack(
-            [np.roll(image, move, axis=(0, 1)) for image, move in zip(images, moves, strict=True)]
-        )
 
     def on_epoch_end(self) -> None:
         self._order = self._rng.permutation(len(self._pixels))

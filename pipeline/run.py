@@ -113,11 +113,6 @@ def _new_run(options: ScoreOptions, started: datetime.datetime) -> RunPaths:
             "--output must be a local folder in this version."
             f" Received: --output {options.output}. Copy the finished run to the store."
         )
-    if found := set(options.output) & _GLOB_CHARACTERS:
-        raise InputError(
-            "--output must not hold characters of a pattern, which readers would expand."
-            f" Received: {' '.join(sorted(found))}. Name another folder."
-        )
     run_id = options.run_id or f"r{started:%Y%m%dT%H%M%SZ}"
     if not _RUN_ID.fullmatch(run_id):
         raise InputError(
@@ -125,6 +120,11 @@ def _new_run(options: ScoreOptions, started: datetime.datetime) -> RunPaths:
             f" Received: --run-id {run_id!r}."
         )
     paths = RunPaths(Path(options.output).absolute(), run_id)
+    if found := _GLOB_CHARACTERS & set(str(paths.output)):
+        raise InputError(
+            "--output must not hold characters of a pattern, which readers would expand."
+            f" Received: {' '.join(sorted(found))} in its path. Name another folder."
+        )
     if paths.record.exists() or paths.published("scores").exists():
         raise InputError(
             f"--run-id must be new in --output. Received: {run_id}, which is there already."

@@ -282,6 +282,11 @@ def test_score_gs_output_is_refused(phantoms, tmp_path):
     _refused(tmp_path, arguments, "--output must be a local folder in this version")
 
 
+def test_score_output_that_reads_as_a_pattern_is_refused(phantoms, tmp_path):
+    arguments = ["--manifest", str(phantoms / "manifest.csv"), "--output", str(tmp_path / "a?b")]
+    _refused(tmp_path, arguments, "--output must not hold characters of a pattern")
+
+
 def test_score_run_id_that_is_there_exits_2_and_leaves_it(run, phantoms):
     output, _ = run
     before = (output / "runs" / "night.json").read_bytes()
