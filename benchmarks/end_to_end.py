@@ -21,6 +21,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+from jobs.logs import load_tensorflow
+
 _BATCH = 32
 
 
@@ -163,9 +165,9 @@ def _print(result: dict) -> None:
     print(f"end to end over that     {result['end to end over that']:7.2f}")
     print(f"cost of the maps         {result['cost of the maps']:7.1%} of inference")
     for count, peak in result["peak_memory_mb"].items():
-        print(f"peak memory, {count} images {peak:9.0f} MB")
+        print(f"peak memory, {count:>4} images {peak:8.0f} MB")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    load_tensorflow()
     main()
