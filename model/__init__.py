@@ -11,7 +11,8 @@
 * `model.thresholds`: choosing and applying thresholds.
 * `model.overlays`: drawing activation maps over images.
 * `model.training`, `model.finishing`: a network from labelled images, then a bundle.
-* `model.phantoms`, `model.sample_archive`: synthetic radiographs.
+* `model.phantoms` with `phantom_canvas` and `phantom_findings`, `model.sample_archive`:
+  synthetic radiographs.
 
 Imports NumPy, Pillow and Keras, never Beam.
 """
