@@ -26,7 +26,7 @@ format: $(VENV)/installed ## Mend style.
 benchmark: $(VENV)/installed ## Measure rates and memory on the images in IMAGES=folder.
 	$(BIN)/python benchmarks/end_to_end.py $(IMAGES)
 
-demo-bundle: $(VENV)/installed ## Train the demonstration bundle anew; half an hour on 2 cores.
+demo-bundle: $(VENV)/installed ## Train the demonstration bundle anew; an hour on 2 cores.
 	rm -rf $(PHANTOMS)
 	$(BIN)/prescreen sample $(PHANTOMS)/s11 --seed 11 --count 2000
 	$(BIN)/prescreen sample $(PHANTOMS)/s12 --seed 12 --count 1500
