@@ -8,18 +8,25 @@ from jobs.command import Command
 @click.command("show-model", cls=Command)
 @click.argument("bundle", required=False, type=click.Path(file_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print all of bundle.json.")
-def show_model_command(bundle: str | None, as_json: bool):
+@click.option("--card", is_flag=True, help="Print the model card, as Markdown.")
+def show_model_command(bundle: str | None, as_json: bool, card: bool):
     """Shows what BUNDLE is, what it may be used for, and what was measured.
 
     Without BUNDLE, the one that `score` uses when none is named.
     """
+    if as_json and card:
+        raise click.UsageError("--json and --card cannot be printed at once. Give one of them.")
     import json
 
     from model.bundle import demo_bundle_path, load_bundle_info
+    from model.card import model_card
 
     info = load_bundle_info(bundle or demo_bundle_path())
     if as_json:
         click.echo(json.dumps(info.to_json(), indent=2))
+        return
+    if card:
+        click.echo(model_card(info), nl=False)
         return
     click.echo(f"{info.title}\n{info.statement}\n")
     click.echo(f"model id        {info.model_id}")

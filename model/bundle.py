@@ -1,6 +1,6 @@
 """A bundle: a network on disk with everything needed to believe its scores.
 
-A folder of `model.keras` and `bundle.json`. Nothing in it is executable: no
+A folder of `model.keras`, `bundle.json` and, for people, `card.md`. Nothing in it is executable: no
 pickle, no code, and Keras loads it in safe mode.
 """
 
@@ -8,10 +8,13 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+from model.calibration import Calibration, calibration_from_json
+from model.card import model_card
 from model.thresholds import TTA_MODES, Threshold, thresholds_from_json, thresholds_to_json
 from schemas.contract import (
     STANDARD_CONTRACT,
@@ -26,6 +29,7 @@ from schemas.findings import FINDINGS
 FORMAT_VERSION = 1
 _NETWORK_FILE = "model.keras"
 _INFO_FILE = "bundle.json"
+_CARD_FILE = "card.md"
 _ID_DIGITS = 12
 
 
@@ -45,6 +49,8 @@ class BundleInfo:
       metrics: What was measured, with the name of the split it was measured on.
       provenance: Data, configuration and software of the training.
       model_sha256: Digest of `model.keras`, 64 hex digits.
+      calibration: How scores become probabilities; None where nothing was fitted.
+        Fitted on scores of a single view.
     """
 
     title: str
@@ -57,19 +63,21 @@ class BundleInfo:
     metrics: Mapping
     provenance: Mapping
     model_sha256: str
+    calibration: Calibration | None = None
 
     @property
     def model_id(self) -> str:
-        """12 hex digits over the network and all else that changes a score."""
-        return short_digest(
-            {
-                "model_sha256": self.model_sha256,
-                "findings": list(self.findings),
-                "input_contract": self.input_contract.to_json(),
-                "borderline_band": self.borderline_band,
-                "tta": [VIEWS, VIEW_BRIGHTNESS, VIEW_CONTRAST],
-            }
-        )
+        """12 hex digits over the network and all else that changes a score or abnormality."""
+        deciding = {
+            "model_sha256": self.model_sha256,
+            "findings": list(self.findings),
+            "input_contract": self.input_contract.to_json(),
+            "borderline_band": self.borderline_band,
+            "tta": [VIEWS, VIEW_BRIGHTNESS, VIEW_CONTRAST],
+        }
+        if self.calibration:
+            deciding["calibration"] = self.calibration.to_json()
+        return short_digest(deciding)
 
     def to_json(self) -> dict:
         """Returns the content of `bundle.json`."""
@@ -84,7 +92,7 @@ class BundleInfo:
                 mode: thresholds_to_json(values) for mode, values in self.thresholds.items()
             },
             "borderline_band": self.borderline_band,
-            "calibration": None,
+            "calibration": self.calibration.to_json() if self.calibration else None,
             "metrics": dict(self.metrics),
             "provenance": dict(self.provenance),
             "model_sha256": self.model_sha256,
@@ -122,11 +130,39 @@ def save_bundle(network, info: BundleInfo, folder: str) -> BundleInfo:
     path.mkdir(parents=True, exist_ok=True)
     (path / _INFO_FILE).unlink(missing_ok=True)
     network.save(path / _NETWORK_FILE)
-    info = dataclasses.replace(info, model_sha256=_file_sha256(path / _NETWORK_FILE))
-    temporary = path / f"{_INFO_FILE}.tmp"
-    temporary.write_text(json.dumps(info.to_json(), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path / _INFO_FILE)
+    info = dataclasses.replace(info, model_sha256=file_sha256(path / _NETWORK_FILE))
+    _write_info(info, path)
     return info
+
+
+def copy_bundle(folder: str, into: str, info: BundleInfo) -> None:
+    """Writes a bundle of the same network and other facts; `bundle.json` last.
+
+    Args:
+      folder: The bundle whose `model.keras` is copied.
+      into: A folder that does not exist.
+      info: The facts of the copy, with the digest of that network.
+
+    Raises:
+      InputError: `into` exists or cannot be made.
+    """
+    path = Path(into)
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"A copy of a bundle must go to a new folder. Received: {into}: {error.strerror}."
+            " Name another folder."
+        ) from error
+    shutil.copyfile(Path(folder) / _NETWORK_FILE, path / _NETWORK_FILE)
+    _write_info(info, path)
+
+
+def _write_info(info: BundleInfo, folder: Path) -> None:
+    (folder / _CARD_FILE).write_text(model_card(info), encoding="utf-8")
+    temporary = folder / f"{_INFO_FILE}.tmp"
+    temporary.write_text(json.dumps(info.to_json(), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / _INFO_FILE)
 
 
 def load_bundle_info(folder: str) -> BundleInfo:
@@ -142,7 +178,7 @@ def load_bundle_info(folder: str) -> BundleInfo:
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}/{_INFO_FILE} lacks or garbles the field {error}.") from error
     _check_served(info, folder)
-    digest = _file_sha256(Path(folder) / _NETWORK_FILE)
+    digest = file_sha256(Path(folder) / _NETWORK_FILE)
     if digest != info.model_sha256:
         raise InputError(
             f"{folder}/{_NETWORK_FILE} must have the digest that {_INFO_FILE} names,"
@@ -202,11 +238,7 @@ def _read_info(folder: Path) -> dict:
 def _info_from_json(values: Mapping, folder: str) -> BundleInfo:
     contract = dict(values["input_contract"])
     contract["value_range"] = tuple(contract["value_range"])
-    if values["calibration"] is not None:
-        raise InputError(
-            f"{folder}: calibration must be null, this version applies none."
-            " Use the version of this software that wrote the bundle."
-        )
+    calibration = values["calibration"]
     return BundleInfo(
         title=values["title"],
         statement=values["statement"],
@@ -221,6 +253,7 @@ def _info_from_json(values: Mapping, folder: str) -> BundleInfo:
         metrics=values["metrics"],
         provenance=values["provenance"],
         model_sha256=values["model_sha256"],
+        calibration=None if calibration is None else calibration_from_json(calibration, folder),
     )
 
 
@@ -243,6 +276,7 @@ def _check_served(info: BundleInfo, folder: str) -> None:
         raise InputError(f"{folder}: thresholds must be for {TTA_MODES}. Received: {unknown}.")
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's content, 64 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

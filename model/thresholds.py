@@ -1,8 +1,8 @@
-"""Thresholds: choosing one a finding for a wanted recall, and applying them."""
+"""Thresholds: applying them, storing them, and what is known of each."""
 
 import dataclasses
 import json
-import math
+import typing
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,8 +12,16 @@ from schemas.findings import ABNORMAL_FINDINGS, ABNORMAL_INDICES, FINDINGS
 
 TTA_MODES = ("none", "borderline", "all")
 
-_Z_95 = 1.959963984540054
-"""Two-sided 95% quantile of the normal distribution."""
+Rule = typing.Literal["point", "conservative", "fallback_few_positives"]
+"""How a threshold was chosen, as `model.tuning.tune_thresholds` explains."""
+
+IntervalKind = typing.Literal["wilson_images", "wilson_patients", "bootstrap_patients"]
+"""How an interval of a recall was computed.
+
+Wilson's counts each image, or each patient, as a draw of its own. By images it is too
+narrow where patients have several. By patients it is used where all positives are
+flagged, since no bootstrap sample of these can show a miss.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +31,11 @@ class Threshold:
     Attributes:
       threshold: A score at or above it is flagged; float32, 0 to 1.
       recall: Share of positives flagged on the part it was chosen on.
-      recall_low, recall_high: Wilson's 95% interval of that recall, by images.
+      recall_low, recall_high: Two-sided 95% interval of that recall.
       precision: Share of the flagged that are positive, same part.
       positives: Number of positive images behind all this.
+      rule: How it was chosen.
+      interval: How `recall_low` and `recall_high` were computed.
     """
 
     threshold: float
@@ -34,67 +44,12 @@ class Threshold:
     recall_high: float
     precision: float
     positives: int
+    rule: Rule = "point"
+    interval: IntervalKind = "wilson_images"
 
 
 Thresholds = Mapping[str, Threshold]
 """One a finding, for the 14 findings."""
-
-
-def tune_thresholds(
-    scores: np.ndarray, labels: np.ndarray, target_recall: float = 0.8
-) -> dict[str, Threshold]:
-    """Returns for each finding the highest threshold whose recall reaches the target.
-
-    Args:
-      scores: float32 `(images, 15)`, 0 to 1, in the order of `FINDINGS`.
-      labels: bool `(images, 15)`.
-      target_recall: Wanted share of positives flagged, over 0 and up to 1.
-
-    Raises:
-      InputError: A finding has no positive image, so no recall can be aimed at.
-    """
-    without = [FINDINGS[k] for k in ABNORMAL_INDICES if not labels[:, k].any()]
-    if without:
-        raise InputError(
-            "Thresholds need at least one positive image a finding. Received none of:"
-            f" {', '.join(without)}. Add labelled images of them."
-        )
-    return {
-        FINDINGS[k]: _tune_one(scores[:, k], labels[:, k], target_recall) for k in ABNORMAL_INDICES
-    }
-
-
-def _tune_one(scores: np.ndarray, positive: np.ndarray, target_recall: float) -> Threshold:
-    descending = np.sort(scores[positive])[::-1]
-    positives = len(descending)
-    # Rounding up 0.8 * 5 must give 4 though 0.8 * 5 may exceed it by a bit.
-    needed = max(math.ceil(target_recall * positives - 1e-9), 1)
-    threshold = np.float32(descending[needed - 1])
-    flagged = scores >= threshold
-    hits = int((flagged & positive).sum())
-    low, high = wilson_interval(hits, positives)
-    return Threshold(
-        threshold=float(threshold),
-        recall=hits / positives,
-        recall_low=low,
-        recall_high=high,
-        precision=hits / int(flagged.sum()),
-        positives=positives,
-    )
-
-
-def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
-    """Returns the 95% interval of a share.
-
-    Reference: Wilson 1927, "Probable Inference, the Law of Succession, and
-    Statistical Inference", https://doi.org/10.1080/01621459.1927.10502953.
-    """
-    share, z2 = hits / trials, _Z_95**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z_95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    half /= 1 + z2 / trials
-    # At 0 and 1 a bound is the share itself, which rounding may miss by a bit.
-    return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
 
 
 def threshold_vector(thresholds: Thresholds) -> np.ndarray:
@@ -154,7 +109,8 @@ def thresholds_from_json(values: Mapping, source: str) -> dict[str, Threshold]:
 
 
 def _threshold_from_json(name: str, value: object, source: str) -> Threshold:
-    fields = [field.name for field in dataclasses.fields(Threshold)]
+    texts = {"rule": typing.get_args(Rule), "interval": typing.get_args(IntervalKind)}
+    fields = [field.name for field in dataclasses.fields(Threshold) if field.name not in texts]
     if not isinstance(value, Mapping) or set(fields) - set(value):
         raise InputError(f"{source}: {name} must have the keys {', '.join(fields)}.")
     numbers = {field: value[field] for field in fields}
@@ -166,7 +122,15 @@ def _threshold_from_json(name: str, value: object, source: str) -> Threshold:
             f"{source}: {name}.threshold must be from 0 to 1."
             f" Received: threshold={numbers['threshold']!r}."
         )
-    return Threshold(**numbers)
+    # Bundles and files from before there was a choice lack these.
+    known = {field: value[field] for field in texts if field in value}
+    for field, text in known.items():
+        if text not in texts[field]:
+            raise InputError(
+                f"{source}: {name}.{field} must be one of {', '.join(texts[field])}."
+                f" Received: {text!r}."
+            )
+    return Threshold(**numbers, **known)
 
 
 def thresholds_to_json(thresholds: Thresholds) -> dict[str, dict]:

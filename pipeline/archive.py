@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import apache_beam as beam
 
+from model.calibration import Calibration
+from model.serving import ScorerSettings
 from model.thresholds import Thresholds
 from pipeline import images, scoring
 from pipeline.images import LoadImages
@@ -12,7 +14,7 @@ from pipeline.layout import RunPaths
 from pipeline.manifest import CheckedManifest, read_row_group
 from pipeline.rows import ApplyThresholds, reject_row
 from pipeline.runner import Runner
-from pipeline.scoring import ScoreImages, ScorerSettings
+from pipeline.scoring import ScoreImages
 from pipeline.staging import StageRows
 from schemas.tables import REJECTS_SCHEMA, scores_schema
 
@@ -27,6 +29,7 @@ class ScoringJob:
       scorer: What decides a score.
       thresholds: What decides a flag, one for each of the 14 findings.
       thresholds_id: Of these.
+      calibration: What makes probabilities of scores; None where they stay scores.
       batch_size: Images a batch.
       decode_threads: Threads that read and decode, a worker.
     """
@@ -36,6 +39,7 @@ class ScoringJob:
     scorer: ScorerSettings
     thresholds: Thresholds
     thresholds_id: str
+    calibration: Calibration | None
     batch_size: int
     decode_threads: int
 
@@ -89,6 +93,7 @@ class ScoreRows(beam.PTransform):
             scored[scoring.SCORED]
             | ApplyThresholds(
                 job.thresholds,
+                calibration=job.calibration,
                 model_id=job.scorer.model_id,
                 thresholds_id=job.thresholds_id,
                 carried=carried,

@@ -44,6 +44,8 @@ def file_metadata(job: ScoringJob, bundle: BundleInfo) -> dict:
         "model_statement": bundle.statement,
         "thresholds_id": job.thresholds_id,
         "thresholds": {name: value.threshold for name, value in job.thresholds.items()},
+        # Null says that abnormality was computed from uncalibrated scores.
+        "calibration": job.calibration.to_json() if job.calibration else None,
         "tta": job.scorer.tta,
         "precision": job.scorer.precision,
         "input_contract": bundle.input_contract.to_json(),

@@ -5,6 +5,7 @@ import datetime
 import apache_beam as beam
 import numpy as np
 
+from model.calibration import Calibration
 from model.thresholds import Thresholds, abnormality, flagged_findings, threshold_vector
 from pipeline.elements import RejectedImage, ScoredImage
 from schemas.findings import FINDINGS, score_column
@@ -16,7 +17,9 @@ class ApplyThresholds(beam.PTransform):
     """Scored images in; rows of the scores table out, as dicts. Pure NumPy.
 
     Args:
-      thresholds: One for each of the 14 findings.
+      thresholds: One for each of the 14 findings, of scores.
+      calibration: Makes the probabilities that the abnormality is computed from;
+        None for the scores themselves.
       model_id, thresholds_id: Stored in each row.
       carried: Names of the carried columns, in the order of the manifest rows.
     """
@@ -25,28 +28,39 @@ class ApplyThresholds(beam.PTransform):
         self,
         thresholds: Thresholds,
         *,
+        calibration: Calibration | None,
         model_id: str,
         thresholds_id: str,
         carried: tuple[str, ...],
     ):
         super().__init__()
         self._vector = threshold_vector(thresholds)
+        self._calibration = calibration
         self._ids = {"model_id": model_id, "thresholds_id": thresholds_id}
         self._carried = carried
 
     def expand(self, images):
-        return images | beam.Map(score_row, self._vector, self._ids, self._carried)
+        return images | beam.Map(
+            score_row, self._vector, self._calibration, self._ids, self._carried
+        )
 
 
-def score_row(image: ScoredImage, vector: np.ndarray, ids: dict, carried: tuple[str, ...]) -> dict:
+def score_row(
+    image: ScoredImage,
+    vector: np.ndarray,
+    calibration: Calibration | None,
+    ids: dict,
+    carried: tuple[str, ...],
+) -> dict:
     """Returns a row of the scores table; its overlays are not drawn yet."""
+    probabilities = calibration.apply(image.scores) if calibration else image.scores
     flagged = flagged_findings(image.scores, vector)
     facts = image.facts
     return {
         "image_id": image.row.image_id,
         "uri": image.row.uri,
         **dict(zip(_SCORE_COLUMNS, image.scores.tolist(), strict=True)),
-        "abnormality": float(abnormality(image.scores)),
+        "abnormality": float(abnormality(probabilities)),
         "findings": [FINDINGS[k] for k in flagged],
         "flagged": bool(flagged),
         "cams": [

@@ -13,6 +13,7 @@ from PIL import Image
 
 from model.bundle import BundleInfo
 from model.scorer import InferenceError, Scores
+from model.serving import ScorerSettings
 from model.thresholds import Threshold, threshold_vector
 from pipeline import scoring
 from pipeline.archive import ScoringJob
@@ -24,7 +25,6 @@ from pipeline.manifest import CheckedManifest, ManifestRow
 from pipeline.record import RunFacts
 from pipeline.rows import reject_row, score_row
 from pipeline.runner import choose_runner
-from pipeline.scoring import ScorerSettings
 from schemas.contract import STANDARD_CONTRACT
 from schemas.findings import ABNORMAL_FINDINGS, FINDINGS
 from schemas.rejects import ImageError, Reason
@@ -145,6 +145,7 @@ def make_job(
         scorer=ScorerSettings("no bundle", MODEL_ID, "float32", "none"),
         thresholds=thresholds or make_thresholds(),
         thresholds_id=THRESHOLDS_ID,
+        calibration=None,
         batch_size=batch_size,
         decode_threads=2,
     )
@@ -190,7 +191,7 @@ def scores_of(
     """Returns a row of the scores table; `changes` replace or add columns."""
     image = scored_image(image_id, picture() if pixels is None else pixels, uri)
     ids = {"model_id": MODEL_ID, "thresholds_id": THRESHOLDS_ID}
-    return {**score_row(image, threshold_vector(make_thresholds()), ids, ()), **changes}
+    return {**score_row(image, threshold_vector(make_thresholds()), None, ids, ()), **changes}
 
 
 def reject_of(image_id: str, reason: Reason = Reason.CORRUPT) -> dict:

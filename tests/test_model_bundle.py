@@ -9,12 +9,14 @@ import pytest
 
 from model.bundle import (
     BundleInfo,
+    copy_bundle,
     demo_bundle_path,
     load_bundle_info,
     load_network,
     save_bundle,
     thresholds_id,
 )
+from model.calibration import Calibration, Scaling
 from model.thresholds import Threshold
 from schemas.contract import STANDARD_CONTRACT
 from schemas.errors import InputError
@@ -43,6 +45,10 @@ def _info():
         provenance={},
         model_sha256="",
     )
+
+
+def _calibration(slope):
+    return Calibration(dict.fromkeys(ABNORMAL_FINDINGS) | {"Mass": Scaling(slope, -0.25)})
 
 
 @pytest.fixture
@@ -98,7 +104,11 @@ def test_load_bundle_info_changed_network_file_is_refused(bundle):
             r"input_contract.value_range must be \(0, 255\).*Received: \(0, 1\)",
             id="contract range",
         ),
-        pytest.param({"calibration": {"Mass": [1, 0]}}, "calibration must be null", id="calib"),
+        pytest.param(
+            {"calibration": {"Mass": [1, 0]}},
+            "calibration must be null or for exactly the 14 findings",
+            id="calibration",
+        ),
         pytest.param({"thresholds": {"twice": {}}}, "14 findings|thresholds must be", id="mode"),
         pytest.param({"title": None, "metrics": None}, None, id="nothing that decides a score"),
     ],
@@ -149,6 +159,39 @@ def test_model_id_changes_with_what_changes_a_score_and_only_with_that(bundle):
     assert dataclasses.replace(info, model_sha256="0" * 64).model_id != info.model_id
     assert dataclasses.replace(info, borderline_band=0.1).model_id != info.model_id
     assert len(info.model_id) == 12
+
+
+def test_model_id_changes_with_a_calibration_and_stays_without_one():
+    info = dataclasses.replace(_info(), model_sha256="ab" * 32)
+    # As computed before bundles could have a calibration.
+    assert info.model_id == "1b611b07693d"
+    one = dataclasses.replace(info, calibration=_calibration(slope=0.5))
+    other = dataclasses.replace(info, calibration=_calibration(slope=0.75))
+    assert len({info.model_id, one.model_id, other.model_id}) == 3
+
+
+def test_save_bundle_with_a_calibration_then_load_gives_the_same(tmp_path):
+    info = dataclasses.replace(_info(), calibration=_calibration(slope=0.1))
+    saved = save_bundle(_small_network(), info, str(tmp_path / "bundle"))
+    assert load_bundle_info(str(tmp_path / "bundle")) == saved
+    assert saved.calibration == info.calibration
+
+
+def test_copy_bundle_has_the_same_network_and_the_new_facts(bundle, tmp_path):
+    info = dataclasses.replace(load_bundle_info(str(bundle)), title="Other")
+    copy_bundle(str(bundle), str(tmp_path / "deep" / "copy"), info)
+    assert load_bundle_info(str(tmp_path / "deep" / "copy")) == info
+    copied = tmp_path / "deep" / "copy"
+    assert sorted(path.name for path in copied.iterdir()) == ["bundle.json", "model.keras"]
+    assert (copied / "model.keras").read_bytes() == (bundle / "model.keras").read_bytes()
+
+
+def test_copy_bundle_into_a_folder_that_exists_is_refused(bundle, tmp_path):
+    info = load_bundle_info(str(bundle))
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError, match="must go to a new folder.*there: File exists"):
+        copy_bundle(str(bundle), str(tmp_path / "there"), info)
+    assert not list((tmp_path / "there").iterdir())
 
 
 def test_thresholds_id_changes_with_a_threshold_only():

@@ -225,6 +225,7 @@ def test_commit_run_every_parquet_file_says_which_run_it_is_of(published):
             "model_statement",
             "thresholds_id",
             "thresholds",
+            "calibration",
             "tta",
             "precision",
             "input_contract",

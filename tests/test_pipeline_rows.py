@@ -2,12 +2,14 @@
 
 import dataclasses
 import datetime
+import math
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from apache_beam import Create
 
+from model.calibration import Calibration, Scaling
 from model.thresholds import threshold_vector
 from pipeline.elements import RejectedImage, ScoredImage
 from pipeline.rows import ApplyThresholds, reject_row, score_row
@@ -28,9 +30,9 @@ def scored(scores=None, carried=()):
     return ScoredImage(row, loaded.facts, vector, GRIDS, 6)
 
 
-def row_of(scores=None, threshold=0.5, carried=(), names=()):
+def row_of(scores=None, threshold=0.5, carried=(), names=(), calibration=None):
     vector = threshold_vector(make_thresholds(threshold))
-    return score_row(scored(scores, carried), vector, IDS, names)
+    return score_row(scored(scores, carried), vector, calibration, IDS, names)
 
 
 def test_score_row_has_every_column_of_the_schema_in_order_and_no_other():
@@ -99,7 +101,7 @@ def test_score_row_threshold_of_each_finding_is_its_own():
     for index, name in enumerate(ABNORMAL_FINDINGS):
         thresholds[name] = dataclasses.replace(thresholds[name], threshold=(index + 1) / 16)
     image = scored(dict.fromkeys(FINDINGS, 0.5))
-    row = score_row(image, threshold_vector(thresholds), IDS, ())
+    row = score_row(image, threshold_vector(thresholds), None, IDS, ())
     # 8/16 is the eighth's: it and those before it are at or below the score.
     assert row["findings"] == list(ABNORMAL_FINDINGS[:8])
 
@@ -145,17 +147,37 @@ def test_score_row_carried_value_missing_is_an_error():
         row_of(carried=("17",), names=("patient_id", "site"))
 
 
-def test_apply_thresholds_in_a_pipeline_gives_the_rows():
+def test_score_row_calibration_changes_the_abnormality_and_nothing_else():
+    scores = {"Mass": 0.8, "Edema": 0.5, NO_FINDING: 0.9}
+    # Odds of 4, to the power of 1/2, times 1/2: 1. The others keep their scores.
+    scaling = Scaling(slope=0.5, intercept=-math.log(2))
+    calibration = Calibration(dict.fromkeys(ABNORMAL_FINDINGS) | {"Mass": scaling})
+    calibrated, plain = row_of(scores, calibration=calibration), row_of(scores)
+    assert plain.pop("abnormality") == pytest.approx(1 - 0.2 * 0.5, abs=1e-7)
+    assert calibrated.pop("abnormality") == pytest.approx(1 - 0.5 * 0.5, abs=1e-7)
+    for row in (calibrated, plain):
+        del row["scored_at"]
+        row["cams"] = [cam["finding"] for cam in row["cams"]]
+    assert calibrated == plain
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [None, Calibration(dict.fromkeys(ABNORMAL_FINDINGS) | {"Mass": Scaling(2.0, 1.0)})],
+    ids=["scores", "calibrated"],
+)
+def test_apply_thresholds_in_a_pipeline_gives_the_rows(calibration):
     images = [scored({"Mass": 0.5}, ("north",)), scored({"Mass": 0.49}, (None,))]
 
     def build(pipeline):
-        transform = ApplyThresholds(make_thresholds(0.5), carried=("site",), **IDS)
+        transform = ApplyThresholds(
+            make_thresholds(0.5), calibration=calibration, carried=("site",), **IDS
+        )
         return {"rows": pipeline | Create(images, reshuffle=False) | transform}
 
     rows = collect(build)["rows"]
-    expected = [
-        score_row(image, threshold_vector(make_thresholds(0.5)), IDS, ("site",)) for image in images
-    ]
+    vector = threshold_vector(make_thresholds(0.5))
+    expected = [score_row(image, vector, calibration, IDS, ("site",)) for image in images]
     for row in rows + expected:
         del row["scored_at"]
         row["cams"] = [
