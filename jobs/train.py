@@ -1,5 +1,7 @@
 """The command `train`: a bundle from labelled images."""
 
+import os
+
 import click
 
 from jobs.command import Command
@@ -7,8 +9,8 @@ from jobs.logs import load_tensorflow
 
 
 @click.command("train", cls=Command, context_settings={"show_default": True})
-@click.option("--manifest", required=True, metavar="FILE", help="Labelled images; see the README.")
-@click.option("--output", required=True, metavar="BUNDLE", help="Folder of the new bundle.")
+@click.option("--manifest", required=True, metavar="FILE", help="Images with labels and patients.")
+@click.option("--output", required=True, metavar="BUNDLE", help="New folder for the bundle.")
 @click.option(
     "--config", metavar="FILE.toml", show_default="built in", help="Training configuration."
 )
@@ -18,31 +20,63 @@ from jobs.logs import load_tensorflow
     metavar="imagenet|none|FILE",
     help="Where EfficientNetB0 starts from; imagenet is downloaded by Keras.",
 )
-def train_command(manifest: str, output: str, config: str | None, backbone_weights: str):
+@click.option(
+    "--cache",
+    metavar="CACHE",
+    show_default="BUNDLE.cache",
+    help="Decoded images, as `prepare` writes them; made where there are none.",
+)
+@click.option(
+    "--state",
+    metavar="DIR",
+    show_default="BUNDLE.state",
+    help="State of the training, written each epoch, removed once BUNDLE is written.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the state, if there is one.")
+@click.option(
+    "--reject-limit",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    metavar="FRACTION",
+    help="Share of all images that may fail to decode.",
+)
+def train_command(
+    manifest: str,
+    output: str,
+    config: str | None,
+    backbone_weights: str,
+    cache: str | None,
+    state: str | None,
+    resume: bool,
+    reject_limit: float,
+):
     """Trains the network, tunes its thresholds, measures it, and writes a bundle.
 
-    The manifest needs labels. Its column split (train, validation, test) says which
-    image goes where; without one patients are divided at random. All images are
-    held in memory, 50 KB each.
+    Images are decoded once, into a cache. A training that was killed goes on with
+    --resume, and gives the same network as if it had not been. The best epoch is
+    chosen, thresholds are tuned and scores calibrated on the validation part; the test
+    part is only measured.
     """
     load_tensorflow()
-    from model.bundle import save_bundle
-    from model.finishing import measure
-    from model.training import TrainingConfig, load_training_config, train_network
-    from pipeline.labelled import load_parts
+    from model.training_config import TrainingConfig, load_training_config
+    from pipeline.preparation import PrepareOptions
+    from pipeline.train import TrainOptions, train_bundle
 
-    training_config = load_training_config(config) if config else TrainingConfig()
-    parts, split = load_parts(manifest, training_config.seed)
-    sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
-    click.echo(f"Images: {sizes}. Split: {split}.", err=True)
-    network = train_network(
-        parts["train"].pixels,
-        parts["train"].labels,
-        training_config,
-        None if backbone_weights == "none" else backbone_weights,
+    info = train_bundle(
+        TrainOptions(
+            prepare=PrepareOptions(
+                manifest, cache or f"{output}.cache", os.cpu_count() or 1, reject_limit
+            ),
+            output=output,
+            state=state or f"{output}.state",
+            config=load_training_config(config) if config else TrainingConfig(),
+            backbone_weights=None if backbone_weights == "none" else backbone_weights,
+            resume=resume,
+        ),
+        show=lambda line: click.echo(line, err=True),
     )
-    info = save_bundle(network, measure(network, parts, training_config, split), output)
     click.echo(
         f"Bundle {info.model_id} in {output}: mean AUC over the 14 findings"
-        f" {info.metrics['mean_auc']} on {len(parts['test'])} images of the test part."
+        f" {info.metrics['mean_auc']} on {info.metrics['images']} images of the test part"
+        f" ({info.metrics['split']})."
     )

@@ -1,49 +1,48 @@
-"""From a trained network to a bundle's facts: thresholds, metrics, provenance."""
+"""From a trained network to a bundle's facts: thresholds, calibration, metrics, provenance."""
 
 import dataclasses
 import datetime
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 
+import keras
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from model.bundle import BundleInfo
+from model.calibration import fit_calibration
+from model.devices import resolve_precision
+from model.evaluation import evaluate
+from model.image_cache import LabelledImages
+from model.score_table import LabelledScores
 from model.scorer import CPU_BATCH_SIZE, Borderline, Scorer
-from model.thresholds import TTA_MODES, Threshold, threshold_vector, tune_thresholds
-from model.training import TrainingConfig
+from model.thresholds import TTA_MODES, Thresholds, threshold_vector
+from model.training_config import TrainingConfig
+from model.tuning import tune_thresholds
 from schemas.contract import STANDARD_CONTRACT
-from schemas.findings import ABNORMAL_INDICES, FINDINGS
+from schemas.findings import FINDINGS
 
 _SOFTWARE = ("prescreen", "tensorflow", "keras", "numpy", "pillow")
 
 
-@dataclasses.dataclass(frozen=True)
-class LabelledImages:
-    """A part of the data.
-
-    Attributes:
-      pixels: uint8 `(images, 224, 224)`.
-      labels: bool `(images, 15)` in the order of `FINDINGS`.
-    """
-
-    pixels: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-
 def measure(
-    network, parts: dict[str, LabelledImages], config: TrainingConfig, split: str
+    network: keras.Model,
+    parts: Mapping[str, LabelledImages],
+    config: TrainingConfig,
+    split: str,
+    training: Mapping,
 ) -> BundleInfo:
-    """Tunes thresholds on the validation part, and measures on the test part.
+    """Tunes and calibrates on the validation part, then measures on the test part.
+
+    The test part decides nothing. Each mode of test-time augmentation has thresholds
+    tuned on its own scores.
 
     Args:
       network: Trained; as `model.network.build_network` makes it.
       parts: `train`, `validation` and `test`.
       config: Of the training.
       split: Says how the parts came about, for whoever reads the metrics.
+      training: Further provenance: what was balanced, the history.
 
     Returns:
       The bundle's facts, without the digest that saving adds.
@@ -51,29 +50,43 @@ def measure(
     Raises:
       InputError: A finding has no positive in the validation part.
     """
-    validation = _scores_by_mode(network, parts["validation"], config)
-    test = _scores_by_mode(network, parts["test"], config, thresholds=validation["thresholds"])
-    thresholds = validation["thresholds"]
+    validation, test = parts["validation"], parts["test"]
+    tuned_on = _scores_by_mode(network, validation, config)
+    thresholds = {mode: _tune(scores, validation, config) for mode, scores in tuned_on.items()}
+    calibration, calibration_errors = fit_calibration(
+        tuned_on["none"], validation.labels, validation.patients, config.seed
+    )
+    measured = _scores_by_mode(network, test, config, single_thresholds=thresholds["none"])
+    single = measured["none"]
+    metrics = evaluate(
+        _table(single, test),
+        thresholds=thresholds["none"],
+        seed=config.seed,
+        probabilities=calibration.apply(single),
+    )
     return BundleInfo(
         title=config.title,
         statement=config.statement,
         findings=FINDINGS,
         input_contract=STANDARD_CONTRACT,
-        training_precision="float32",
+        training_precision=resolve_precision(config.precision),
         thresholds=thresholds,
         borderline_band=config.borderline_band,
         metrics={
             "split": split,
-            "images": len(parts["test"]),
-            **_aucs(test["scores"]["none"], parts["test"].labels),
+            **metrics,
             "flag_rate": {
                 mode: float((scores >= threshold_vector(thresholds[mode])).any(axis=1).mean())
-                for mode, scores in test["scores"].items()
+                for mode, scores in measured.items()
             },
+            "calibration": calibration_errors,
         },
         provenance={
+            "data": config.data,
             "images": {name: len(part) for name, part in parts.items()},
+            "patients": {name: len(np.unique(part.patients)) for name, part in parts.items()},
             "config": dataclasses.asdict(config),
+            **training,
             "software": {
                 "python": platform.python_version(),
                 **{name: metadata.version(name) for name in _SOFTWARE},
@@ -81,48 +94,54 @@ def measure(
             "trained_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },
         model_sha256="",
+        calibration=calibration,
+    )
+
+
+def _tune(scores: np.ndarray, part: LabelledImages, config: TrainingConfig) -> Thresholds:
+    return tune_thresholds(
+        scores,
+        part.labels,
+        config.target_recall,
+        policy=config.threshold_policy,
+        patients=part.patients,
+        seed=config.seed,
     )
 
 
 def _scores_by_mode(
-    network,
+    network: keras.Model,
     part: LabelledImages,
     config: TrainingConfig,
-    thresholds: dict[str, dict[str, Threshold]] | None = None,
-) -> dict:
-    """Returns scores for each mode, and thresholds: those given, or tuned on `part`.
+    single_thresholds: Thresholds | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns float32 `(images, 15)` scores for each of `TTA_MODES`.
 
-    What is borderline follows from the scores and thresholds of the mode `none`, so
-    that nothing is computed twice.
+    What is borderline follows from the scores and thresholds of the mode `none`:
+    those given, or tuned on `part`.
     """
     single = _score(Scorer(network, precision="float32"), part)
     full = _score(Scorer(network, precision="float32", tta_mode="all"), part)
-    tuned = dict(thresholds or {})
-    tuned.setdefault("none", tune_thresholds(single, part.labels, config.target_recall))
-    rule = Borderline(threshold_vector(tuned["none"]), config.borderline_band)
+    thresholds = single_thresholds or _tune(single, part, config)
+    rule = Borderline(threshold_vector(thresholds), config.borderline_band)
     mixed = np.where(rule.selects(single)[:, np.newaxis], full, single)
-    scores = dict(zip(TTA_MODES, (single, mixed, full), strict=True))
-    for mode, values in scores.items():
-        if mode not in tuned:
-            tuned[mode] = tune_thresholds(values, part.labels, config.target_recall)
-    return {"scores": scores, "thresholds": tuned}
+    return dict(zip(TTA_MODES, (single, mixed, full), strict=True))
 
 
 def _score(scorer: Scorer, part: LabelledImages) -> np.ndarray:
-    batches = range(0, len(part), CPU_BATCH_SIZE)
+    starts = range(0, len(part), CPU_BATCH_SIZE)
     return np.concatenate(
-        [scorer.score(part.pixels[start : start + CPU_BATCH_SIZE]).scores for start in batches]
+        [scorer.score(part.squares(slice(k, k + CPU_BATCH_SIZE))).scores for k in starts]
     )
 
 
-def _aucs(scores: np.ndarray, labels: np.ndarray) -> dict:
-    """Returns AUC by finding, None where a part has one class only, and their mean."""
-    findings = {}
-    for index in ABNORMAL_INDICES:
-        positives = int(labels[:, index].sum())
-        measurable = 0 < positives < len(labels)
-        auc = float(roc_auc_score(labels[:, index], scores[:, index])) if measurable else None
-        findings[FINDINGS[index]] = {"auc": auc, "positives": positives}
-    measured = [value["auc"] for value in findings.values() if value["auc"] is not None]
-    mean = float(np.mean(measured)) if len(measured) == len(findings) else None
-    return {"mean_auc": mean, "findings": findings}
+def _table(scores: np.ndarray, part: LabelledImages) -> LabelledScores:
+    views = part.view_positions
+    return LabelledScores(
+        image_ids=part.image_ids,
+        findings=FINDINGS,
+        scores=scores,
+        labels=part.labels,
+        patients=part.patients,
+        attributes={"view_position": views} if (views != "").any() else {},
+    )

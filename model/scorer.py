@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from model import gradcam, tta
+from model.devices import prepare_gpus
 from model.folding import fold_batch_norms
 from model.network import set_precision
 from model.thresholds import TTA_MODES
@@ -81,7 +82,7 @@ class Scorer:
 
         Args:
           network: As `model.network.build_network` makes it, trained.
-          precision: A Keras dtype policy, as `resolve_precision` returns it.
+          precision: A Keras dtype policy, as `model.devices.resolve_precision` returns it.
           tta_mode: One of `TTA_MODES`.
           borderline: Wanted by, and only by, the mode `borderline`.
 
@@ -163,25 +164,6 @@ def pad_to_power_of_two(images: np.ndarray) -> np.ndarray:
     """Returns `images` with black ones appended, so that a GPU sees few shapes."""
     wanted = 1 << (len(images) - 1).bit_length()
     return np.pad(images, ((0, wanted - len(images)), (0, 0), (0, 0)))
-
-
-def prepare_gpus() -> bool:
-    """Lets TensorFlow take GPU memory as it needs it; returns whether there is a GPU."""
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    return bool(gpus)
-
-
-def resolve_precision(precision: str) -> str:
-    """Returns the Keras dtype policy that `precision` stands for on this machine.
-
-    `auto` is mixed_float16 where there is a GPU and float32 elsewhere; any other
-    name stands for itself.
-    """
-    if precision != "auto":
-        return precision
-    return "mixed_float16" if prepare_gpus() else "float32"
 
 
 def default_batch_size() -> int:

@@ -1,0 +1,26 @@
+"""What the machine has to compute on, under whichever backend Keras uses."""
+
+import keras
+
+
+def prepare_gpus() -> bool:
+    """Lets TensorFlow take GPU memory as it needs it; returns whether there is a GPU."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        return bool(gpus)
+    return bool(keras.distribution.list_devices("gpu"))
+
+
+def resolve_precision(precision: str) -> str:
+    """Returns the Keras dtype policy that `precision` stands for on this machine.
+
+    `auto` is mixed_float16 where there is a GPU and float32 elsewhere; any other
+    name stands for itself.
+    """
+    if precision != "auto":
+        return precision
+    return "mixed_float16" if prepare_gpus() else "float32"
