@@ -23,6 +23,7 @@ setup(
         "pillow>=12,<13",
         "pyarrow>=20,<26",
         "scikit-learn>=1.5,<2",
+        "scipy>=1.14,<2",
         "tensorflow>=2.20,<2.22",
         "tqdm>=4.66,<5",
     ],

@@ -2,11 +2,16 @@
 
 import click
 
+from jobs.evaluate import evaluate_command
+from jobs.import_seed import import_seed_command
 from jobs.manifest import manifest_command
+from jobs.predict import predict_command
+from jobs.prepare import prepare_command
 from jobs.sample import sample_command
 from jobs.score import score_command
 from jobs.show_model import show_model_command
 from jobs.train import train_command
+from jobs.tune import tune_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +27,12 @@ for _command in (
     sample_command,
     manifest_command,
     score_command,
+    predict_command,
+    prepare_command,
     train_command,
+    evaluate_command,
+    tune_command,
+    import_seed_command,
     show_model_command,
 ):
     cli.add_command(_command)

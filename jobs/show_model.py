@@ -1,8 +1,13 @@
 """The command `show-model`."""
 
+import typing
+
 import click
 
 from jobs.command import Command
+
+if typing.TYPE_CHECKING:
+    from model.bundle import BundleInfo
 
 
 @click.command("show-model", cls=Command)
@@ -36,20 +41,26 @@ def show_model_command(bundle: str | None, as_json: bool, card: bool):
     _show_findings(info)
 
 
-def _show_findings(info) -> None:
+def _show_findings(info: "BundleInfo") -> None:
     metrics = info.metrics
-    click.echo(f"\nMeasured on {metrics['split']}: {metrics['images']} images,")
-    click.echo(f"mean AUC over the 14 findings {_auc(metrics['mean_auc'])}\n")
+    if metrics["images"]:
+        click.echo(f"\nMeasured on {metrics['split']}: {metrics['images']} images,")
+        click.echo(f"mean AUC over the 14 findings {_number(metrics['mean_auc'])}\n")
+    else:
+        click.echo("\nNot measured on any images.\n")
+    mode, thresholds = next(iter(info.thresholds.items()))
     click.echo(f"{'finding':<20} {'AUC':>6} {'threshold':>10} {'recall':>7} {'95% interval':>15}")
-    for name, value in info.thresholds["none"].items():
-        interval = f"{value.recall_low:.2f} to {value.recall_high:.2f}"
+    for name, value in thresholds.items():
+        interval = "-"
+        if value.recall is not None:
+            interval = f"{value.recall_low:.2f} to {value.recall_high:.2f}"
         click.echo(
-            f"{name:<20} {_auc(metrics['findings'][name]['auc']):>6} {value.threshold:>10.3f}"
-            f" {value.recall:>7.2f} {interval:>15}"
+            f"{name:<20} {_number(metrics['findings'][name]['auc']):>6} {value.threshold:>10.3f}"
+            f" {_number(value.recall, 2):>7} {interval:>15}"
         )
-    click.echo("\nThresholds and their recall are from the validation part, --tta none.")
+    click.echo(f"\nThresholds are for --tta {mode}; their recall is of the validation part.")
 
 
-def _auc(value: float | None) -> str:
-    """Returns three digits; `-` where a finding had no positive or no negative image."""
-    return "-" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    """Returns a number, or `-` where nothing was measured or could be."""
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -85,7 +86,7 @@ def measure(
             "data": config.data,
             "images": {name: len(part) for name, part in parts.items()},
             "patients": {name: len(np.unique(part.patients)) for name, part in parts.items()},
-            "config": dataclasses.asdict(config),
+            "config": _without_paths(config),
             **training,
             "software": {
                 "python": platform.python_version(),
@@ -96,6 +97,14 @@ def measure(
         model_sha256="",
         calibration=calibration,
     )
+
+
+def _without_paths(config: TrainingConfig) -> dict:
+    """Returns the configuration; of files their names, not where they were."""
+    values = dataclasses.asdict(config)
+    for name in ("train_val_list", "test_list"):
+        values["split"][name] = os.path.basename(values["split"][name])
+    return values
 
 
 def _tune(scores: np.ndarray, part: LabelledImages, config: TrainingConfig) -> Thresholds:

@@ -99,6 +99,20 @@ def draw_overlay(
     return overlay
 
 
+def overlay_jpeg(grey: Image.Image, grid: np.ndarray, **caption) -> bytes | None:
+    """Returns the JPEG file of an overlay; None where the map is zero everywhere.
+
+    Args:
+      grey, grid, **caption: As for `draw_overlay`.
+    """
+    return encode_jpeg(draw_overlay(grey, grid, **caption)) if grid.any() else None
+
+
+def overlay_note(title: str) -> str:
+    """Returns the line that is drawn under each overlay of the model of that title."""
+    return f"{title}. Not for diagnosis."
+
+
 def encode_jpeg(image: Image.Image) -> bytes:
     """Returns the bytes of a JPEG file of `image`, mode `RGB` or `L`."""
     buffer = io.BytesIO()
@@ -150,7 +164,9 @@ def _fitted(size: tuple[int, int], height: int) -> tuple[int, int]:
 
 def _colour(shrunk: Image.Image, grid: np.ndarray) -> Image.Image:
     """Returns the image, mode `RGB`, the more coloured the higher the activation."""
-    cells = Image.fromarray(np.clip(grid, 0, 1).astype(np.float32))
+    # In the 256 steps of the palette: the last bits of a map differ from batch to
+    # batch, and the picture should not.
+    cells = Image.fromarray(np.rint(np.clip(grid, 0, 1) * 255).astype(np.float32) / 255)
     smooth = np.asarray(cells.resize(shrunk.size, Image.Resampling.BICUBIC))
     # Bicubic curves overshoot beside steep steps.
     levels = Image.fromarray(np.rint(np.clip(smooth, 0, 1) * 255).astype(np.uint8))

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.transforms.window import GlobalWindows
+from PIL import Image
 
 from model.decoding import decode_grey
-from model.overlays import draw_overlay, encode_jpeg, overlay_name
+from model.overlays import overlay_jpeg, overlay_name
 from model.thresholds import Thresholds
 from pipeline.layout import RunPaths, write_atomically
 from pipeline.ledger import STAGED_PARTS, Ledger
@@ -129,39 +130,44 @@ def draw_image(
     planned: dict, paths: RunPaths, thresholds: dict[str, float], settings: DrawingSettings
 ) -> Iterator[dict]:
     """Draws the highest-scored findings of one image; gives a row of `DRAWN_SCHEMA` each."""
-    chosen = planned["cams"][: settings.top]
-    try:
-        source = read_source(planned["uri"])
-        changed = source.version != planned["source_version"]
-        grey = None if changed else decode_grey(source.data)
-        reason = SOURCE_CHANGED if changed else NO_ATTENTION
-    except ImageError as error:
-        grey, reason = None, error.reason.value
-    for cam in chosen:
+    grey, reason = _read_grey(planned)
+    for cam in planned["cams"][: settings.top]:
         finding = cam["finding"]
-        grid = np.array(cam["grid"], np.float32).reshape(CAM_SIDE, CAM_SIDE)
         row = {"image_id": planned["image_id"], "finding": finding}
-        if grey is None or not grid.any():
+        jpeg = None
+        if grey is not None:
+            jpeg = overlay_jpeg(
+                grey,
+                np.array(cam["grid"], np.float32).reshape(CAM_SIDE, CAM_SIDE),
+                finding=finding,
+                score=planned["scores"][FINDINGS.index(finding)],
+                threshold=thresholds[finding],
+                note=settings.note,
+            )
+        if jpeg is None:
             yield {**row, "overlay": None, "reason": reason}
             continue
-        overlay = draw_overlay(
-            grey,
-            grid,
-            finding=finding,
-            score=planned["scores"][FINDINGS.index(finding)],
-            threshold=thresholds[finding],
-            note=settings.note,
-        )
         name = overlay_name(planned["image_id"], finding)
         path = paths.built("gradcam") / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, encode_jpeg(overlay))
+        write_atomically(path, jpeg)
         published = paths.published("gradcam") / name
         yield {
             **row,
             "overlay": published.relative_to(paths.output).as_posix(),
             "reason": None,
         }
+
+
+def _read_grey(planned: dict) -> tuple[Image.Image | None, str]:
+    """Returns the image if it still is the one scored, and why a finding is not drawn."""
+    try:
+        source = read_source(planned["uri"])
+        if source.version != planned["source_version"]:
+            return None, SOURCE_CHANGED
+        return decode_grey(source.data), NO_ATTENTION
+    except ImageError as error:
+        return None, error.reason.value
 
 
 def draw_overlays(

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from model.bundle import BundleInfo, load_bundle_info, thresholds_id
-from model.scorer import default_batch_size, resolve_precision
-from model.thresholds import Thresholds, load_thresholds, threshold_vector
+from model.bundle import load_bundle_info, thresholds_id
+from model.overlays import overlay_note
+from model.scorer import default_batch_size
+from model.serving import choose_thresholds, scorer_settings
 from pipeline.archive import ScoringJob, score_archive
 from pipeline.commit import CommitSettings, commit_run
 from pipeline.drawing import DrawingSettings
@@ -19,7 +20,7 @@ from pipeline.layout import RunPaths
 from pipeline.manifest import check_manifest
 from pipeline.record import RunFacts
 from pipeline.runner import choose_runner
-from pipeline.scoring import ScorerSettings, load_scorer
+from pipeline.scoring import load_scorer
 from pipeline.uris import has_scheme
 from schemas.errors import InputError
 
@@ -69,21 +70,22 @@ def score_manifest(options: ScoreOptions, show_progress: ShowProgress) -> dict:
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
     runner = choose_runner(options.beam_args)
     bundle = load_bundle_info(options.bundle)
-    thresholds = _choose_thresholds(options, bundle)
-    scorer_settings = _scorer_settings(options, bundle)
+    thresholds = choose_thresholds(bundle, options.tta, options.thresholds)
+    scorer = scorer_settings(options.bundle, bundle, tta=options.tta, precision=options.precision)
     paths = _new_run(options, started)
     try:
         manifest = check_manifest(options.manifest, into=str(paths.manifest), carry=options.carry)
-        load_scorer(scorer_settings)
+        load_scorer(scorer)
     except InputError:
         shutil.rmtree(paths.staging, ignore_errors=True)
         raise
     job = ScoringJob(
         paths=paths,
         manifest=manifest,
-        scorer=scorer_settings,
+        scorer=scorer,
         thresholds=thresholds,
         thresholds_id=thresholds_id(thresholds),
+        calibration=bundle.calibration,
         batch_size=options.batch_size or default_batch_size(),
         decode_threads=options.decode_threads,
     )
@@ -97,7 +99,7 @@ def score_manifest(options: ScoreOptions, show_progress: ShowProgress) -> dict:
         drawing=DrawingSettings(
             top=options.gradcam_top,
             limit=options.gradcam_limit,
-            note=f"{bundle.title}. Not for diagnosis.",
+            note=overlay_note(bundle.title),
         ),
         reject_limit=options.reject_limit,
         review_budget=options.review_budget,
@@ -143,38 +145,3 @@ def _new_run(options: ScoreOptions, started: datetime.datetime) -> RunPaths:
             f" {error.strerror}."
         ) from error
     return paths
-
-
-def _choose_thresholds(options: ScoreOptions, bundle: BundleInfo) -> Thresholds:
-    if options.thresholds:
-        return load_thresholds(options.thresholds, options.tta)
-    if options.tta not in bundle.thresholds:
-        raise InputError(
-            f"--tta must be a mode that the bundle has thresholds for:"
-            f" {', '.join(bundle.thresholds)}. Received: --tta {options.tta}."
-            " Give --thresholds tuned for it."
-        )
-    return bundle.thresholds[options.tta]
-
-
-def _scorer_settings(options: ScoreOptions, bundle: BundleInfo) -> ScorerSettings:
-    settings = ScorerSettings(
-        bundle=options.bundle,
-        model_id=bundle.model_id,
-        # Here and not by each worker, or a mixed fleet would give mixed scores.
-        precision=resolve_precision(options.precision),
-        tta=options.tta,
-    )
-    if options.tta != "borderline":
-        return settings
-    if "none" not in bundle.thresholds:
-        raise InputError(
-            "--tta borderline needs a bundle with thresholds for the mode none, which say"
-            f" what is borderline. Received: {', '.join(bundle.thresholds)}."
-        )
-    vector = threshold_vector(bundle.thresholds["none"])
-    return dataclasses.replace(
-        settings,
-        borderline_thresholds=tuple(vector.tolist()),
-        borderline_band=bundle.borderline_band,
-    )

@@ -1,6 +1,5 @@
 """Batches of images through the frozen graph."""
 
-import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 
@@ -8,50 +7,19 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from model.bundle import load_network
-from model.scorer import Borderline, InferenceError, Scorer
+from model.scorer import Scorer
+from model.serving import ScorerSettings, build_scorer, score_each
 from pipeline.elements import LoadedImage, RejectedImage, ScoredImage
-from schemas.rejects import ImageError, Reason
+from schemas.rejects import ImageError
 
 SCORED = "scored"
 REJECTED = "rejected"
 
 
-@dataclasses.dataclass(frozen=True)
-class ScorerSettings:
-    """Everything that decides a score, small enough to send to every worker.
-
-    Attributes:
-      bundle: Folder of a verified bundle.
-      model_id: Of that bundle; another one is another scorer.
-      precision: As for `model.scorer.Scorer`.
-      tta: Test-time augmentation mode.
-      borderline_thresholds: 15 single-view thresholds in the order of `FINDINGS`,
-        where `tta` is `borderline`.
-      borderline_band: As in the bundle.
-    """
-
-    bundle: str
-    model_id: str
-    precision: str
-    tta: str
-    borderline_thresholds: tuple[float, ...] | None = None
-    borderline_band: float = 0.0
-
-
 @functools.lru_cache(maxsize=1)
 def load_scorer(settings: ScorerSettings) -> Scorer:
     """Returns the scorer of a bundle, kept for the next pipeline of this process."""
-    borderline = None
-    if settings.borderline_thresholds is not None:
-        vector = np.array(settings.borderline_thresholds, np.float32)
-        borderline = Borderline(vector, settings.borderline_band)
-    return Scorer(
-        load_network(settings.bundle),
-        precision=settings.precision,
-        tta_mode=settings.tta,
-        borderline=borderline,
-    )
+    return build_scorer(settings)
 
 
 class ScoreImages(beam.PTransform):
@@ -110,26 +78,11 @@ class ScoringHandler(ModelHandler[LoadedImage, ScoredImage | RejectedImage, Scor
 
 
 def score_batch(batch: Sequence[LoadedImage], scorer: Scorer) -> list[ScoredImage | RejectedImage]:
-    """Scores a batch; halves it where the network fails, so that one image costs one image."""
-    try:
-        result = scorer.score(np.stack([image.pixels for image in batch]))
-    except InferenceError as error:
-        if len(batch) == 1:
-            return [_rejected(batch[0], Reason.INFERENCE_ERROR, str(error))]
-        half = len(batch) // 2
-        return score_batch(batch[:half], scorer) + score_batch(batch[half:], scorer)
-    finite = np.isfinite(result.scores).all(axis=1) & np.isfinite(result.cams).all(axis=(1, 2, 3))
+    """Scores a batch; an image that has no score comes back rejected."""
+    results = score_each(np.stack([image.pixels for image in batch]), scorer)
     return [
-        ScoredImage(image.row, image.facts, scores, cams, int(views))
-        if is_finite
-        else _rejected(image, Reason.NON_FINITE_SCORE, "the network gave NaN or infinity")
-        for image, scores, cams, views, is_finite in zip(
-            batch, result.scores, result.cams, result.views, finite, strict=True
-        )
+        RejectedImage(image.row, result, image.facts.size_bytes, image.facts.source_version)
+        if isinstance(result, ImageError)
+        else ScoredImage(image.row, image.facts, result.scores, result.cams, result.views)
+        for image, result in zip(batch, results, strict=True)
     ]
-
-
-def _rejected(image: LoadedImage, reason: Reason, detail: str) -> RejectedImage:
-    facts = image.facts
-    error = ImageError(reason, detail)
-    return RejectedImage(image.row, error, facts.size_bytes, facts.source_version)

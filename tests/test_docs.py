@@ -8,7 +8,7 @@ import pytest
 
 from jobs.cli import cli
 from model.decoding import MAX_PIXELS
-from pipeline.source import MAX_BYTES
+from model.reading import MAX_BYTES
 from schemas.rejects import Reason
 
 _ROOT = Path(__file__).parents[1]

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.overlays import LONGEST_SIDE, draw_overlay, encode_jpeg, overlay_name
+from model.overlays import (
+    LONGEST_SIDE,
+    draw_overlay,
+    encode_jpeg,
+    overlay_jpeg,
+    overlay_name,
+    overlay_note,
+)
 
 GREY_LEVEL = 128
 NOTE = "Phantom-trained demonstration. Not for diagnosis."
@@ -305,3 +312,22 @@ def test_module_when_imported_loads_no_pyplot_keras_or_beam():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_overlay_last_bits_of_a_map_do_not_change_the_picture():
+    grid = np.random.default_rng(4).random((7, 7)).astype(np.float32)
+    noise = np.random.default_rng(5).uniform(-1e-6, 1e-6, (7, 7)).astype(np.float32)
+    assert (grid + noise != grid).any()
+    first, second = (draw(make_grey(600, 500), values) for values in (grid, grid + noise))
+    assert first.tobytes() == second.tobytes()
+
+
+def test_overlay_jpeg_is_the_encoded_overlay_or_none_without_activation():
+    caption = {"finding": "Mass", "score": 0.8124, "threshold": 0.4312, "note": NOTE}
+    grey = make_grey(300, 200)
+    assert overlay_jpeg(grey, make_grid(), **caption) == encode_jpeg(draw(grey))
+    assert overlay_jpeg(grey, np.zeros((7, 7), np.float32), **caption) is None
+
+
+def test_overlay_note_names_the_model_and_its_limit():
+    assert overlay_note("Phantom-trained demonstration") == NOTE

@@ -7,8 +7,8 @@ import pytest
 from apache_beam import Create
 from apache_beam.internal import pickler
 
+from model import serving
 from model.scorer import Borderline, Scores
-from pipeline import scoring
 from pipeline.elements import RejectedImage, ScoredImage
 from pipeline.scoring import (
     REJECTED,
@@ -215,8 +215,8 @@ def made(monkeypatch):
         calls.append((network, options))
         return FakeScorer()
 
-    monkeypatch.setattr(scoring, "Scorer", make)
-    monkeypatch.setattr(scoring, "load_network", lambda folder: f"network of {folder}")
+    monkeypatch.setattr(serving, "Scorer", make)
+    monkeypatch.setattr(serving, "load_network", lambda folder: f"network of {folder}")
     load_scorer.cache_clear()
     yield calls
     load_scorer.cache_clear()

@@ -13,8 +13,9 @@ from apache_beam.io.filesystem import (
     FileSystem,
 )
 
-from pipeline import source
-from pipeline.source import SourceFile, read_source
+from model import reading
+from model.reading import SourceFile
+from pipeline.source import read_source
 from schemas.rejects import ImageError, Reason
 
 _WHEN_NS = 1_700_000_000_123_456_789
@@ -94,12 +95,12 @@ class FailingFile(io.BytesIO):
 
 def test_read_source_failing_disk_is_a_read_error_without_the_path(tmp_path, monkeypatch):
     (tmp_path / "scan.png").write_bytes(b"content")
-    monkeypatch.setattr(source, "open", lambda path, mode: FailingFile(), raising=False)
+    monkeypatch.setattr(reading, "open", lambda path, mode: FailingFile(), raising=False)
     assert refusal(tmp_path / "scan.png") == (Reason.READ_ERROR, os.strerror(errno.EIO))
 
 
 def test_read_source_at_the_limit_passes_and_one_byte_over_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "MAX_BYTES", 10)
+    monkeypatch.setattr(reading, "MAX_BYTES", 10)
     (tmp_path / "ten.png").write_bytes(b"0123456789")
     (tmp_path / "eleven.png").write_bytes(b"0123456789a")
     assert read_source(str(tmp_path / "ten.png")).data == b"0123456789"
@@ -110,13 +111,13 @@ def test_read_source_at_the_limit_passes_and_one_byte_over_is_refused(tmp_path, 
 def test_read_source_file_that_grows_is_refused_without_reading_it_all(tmp_path, monkeypatch):
     path = tmp_path / "growing.png"
     path.write_bytes(b"0123456789")
-    monkeypatch.setattr(source, "MAX_BYTES", 10)
+    monkeypatch.setattr(reading, "MAX_BYTES", 10)
 
     def grow_and_open(name, mode):
         path.write_bytes(bytes(5000))
         return open(name, mode)
 
-    monkeypatch.setattr(source, "open", grow_and_open, raising=False)
+    monkeypatch.setattr(reading, "open", grow_and_open, raising=False)
     assert refusal(path) == (Reason.TOO_MANY_BYTES, "11 bytes, more than the limit of 10")
 
 
@@ -181,7 +182,7 @@ def test_read_source_remote_nothing_there_is_not_found(objects):
 
 
 def test_read_source_remote_over_the_limit_is_refused_unread(objects, monkeypatch):
-    monkeypatch.setattr(source, "MAX_BYTES", 10)
+    monkeypatch.setattr(reading, "MAX_BYTES", 10)
     objects["prescreen-test://bucket/ten.png"] = b"0123456789"
     objects["prescreen-test://bucket/eleven.png"] = b"0123456789a"
     assert read_source("prescreen-test://bucket/ten.png").data == b"0123456789"
@@ -216,7 +217,7 @@ def test_read_source_remote_missing_by_the_library_is_not_found(objects, monkeyp
 
 
 def test_read_source_remote_object_that_grows_is_refused(objects, monkeypatch):
-    monkeypatch.setattr(source, "MAX_BYTES", 10)
+    monkeypatch.setattr(reading, "MAX_BYTES", 10)
     objects["prescreen-test://bucket/scan.png"] = b"0123456789"
     whole = MemoryFileSystem.open
 
