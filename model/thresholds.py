@@ -12,8 +12,9 @@ from schemas.findings import ABNORMAL_FINDINGS, ABNORMAL_INDICES, FINDINGS
 
 TTA_MODES = ("none", "borderline", "all")
 
-Rule = typing.Literal["point", "conservative", "fallback_few_positives"]
-"""How a threshold was chosen, as `model.tuning.tune_thresholds` explains."""
+Rule = typing.Literal["point", "conservative", "fallback_few_positives", "imported"]
+"""How a threshold was chosen, as `model.tuning.tune_thresholds` explains; one that was
+`imported` comes without a record of what stood behind it."""
 
 IntervalKind = typing.Literal["wilson_images", "wilson_patients", "bootstrap_patients"]
 """How an interval of a recall was computed.
@@ -34,18 +35,18 @@ class Threshold:
       recall_low, recall_high: Two-sided 95% interval of that recall.
       precision: Share of the flagged that are positive, same part.
       positives: Number of positive images behind all this.
-      rule: How it was chosen.
+      rule: How it was chosen. With `imported` all other facts are None: unknown.
       interval: How `recall_low` and `recall_high` were computed.
     """
 
     threshold: float
-    recall: float
-    recall_low: float
-    recall_high: float
-    precision: float
-    positives: int
+    recall: float | None
+    recall_low: float | None
+    recall_high: float | None
+    precision: float | None
+    positives: int | None
     rule: Rule = "point"
-    interval: IntervalKind = "wilson_images"
+    interval: IntervalKind | None = "wilson_images"
 
 
 Thresholds = Mapping[str, Threshold]
@@ -114,7 +115,10 @@ def _threshold_from_json(name: str, value: object, source: str) -> Threshold:
     if not isinstance(value, Mapping) or set(fields) - set(value):
         raise InputError(f"{source}: {name} must have the keys {', '.join(fields)}.")
     numbers = {field: value[field] for field in fields}
+    imported = value.get("rule") == "imported"
     for field, number in numbers.items():
+        if number is None and imported and field != "threshold":
+            continue
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise InputError(f"{source}: {name}.{field} must be a number. Received: {number!r}.")
     if not 0 <= numbers["threshold"] <= 1:
@@ -125,7 +129,7 @@ def _threshold_from_json(name: str, value: object, source: str) -> Threshold:
     # Bundles and files from before there was a choice lack these.
     known = {field: value[field] for field in texts if field in value}
     for field, text in known.items():
-        if text not in texts[field]:
+        if text not in texts[field] and not (imported and field == "interval" and text is None):
             raise InputError(
                 f"{source}: {name}.{field} must be one of {', '.join(texts[field])}."
                 f" Received: {text!r}."

@@ -117,3 +117,28 @@ def test_load_thresholds_no_json_object_is_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"must (be a readable JSON file|have the keys)"):
         load_thresholds(str(path), "none")
+
+
+def _imported(**changes):
+    unknown = dict.fromkeys(("recall", "recall_low", "recall_high", "precision", "positives"))
+    value = {"threshold": 0.25, **unknown, "rule": "imported", "interval": None}
+    return dict.fromkeys(ABNORMAL_FINDINGS, value | changes)
+
+
+def test_thresholds_imported_may_have_nothing_behind_them():
+    thresholds = thresholds_from_json(_imported(), "file")
+    assert thresholds["Mass"] == Threshold(0.25, None, None, None, None, None, "imported", None)
+    assert thresholds_to_json(thresholds) == _imported()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold": None}, "threshold must be a number. Received: None"),
+        ({"rule": "point"}, "recall must be a number. Received: None"),
+    ],
+    ids=["no threshold", "another rule"],
+)
+def test_thresholds_nothing_behind_them_is_refused_elsewhere(changes, message):
+    with pytest.raises(InputError, match=message):
+        thresholds_from_json(_imported(**changes), "file")
