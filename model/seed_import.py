@@ -44,7 +44,8 @@ _SOFTWARE = ("prescreen", "tensorflow", "keras", "numpy", "h5py")
 _STATEMENT = (
     "Research prototype. Not for diagnosis. Not measured by this software."
     " Weights of the seed project, imported as they are, with its error of dividing grey"
-    " levels by 255 twice.{graph} Thresholds were fitted on the seed's own test set, to scores"
+    " levels by 255 twice.{graph} Under mixed_float16 the network can tell {fewest} to {most} of"
+    " 256 grey levels apart. Thresholds were fitted on the seed's own test set, to scores"
     " averaged over random views, which this software does not make: tune them on labelled"
     " images of yours before relying on a flag."
 )
@@ -93,16 +94,24 @@ def import_seed(files: SeedFiles, graph: str) -> tuple[keras.Model, BundleInfo]:
     scaling = seed_scaling(weights, graph)
     network = build_network(scaling=scaling)
     assign_seed_weights(network, weights, files.weights)
+    levels = grey_levels_left(scaling)
+    half = levels["mixed_float16"]
     info = BundleInfo(
         title=f"Imported seed model ({graph} graph)",
-        statement=_STATEMENT.format(graph=_STATEMENT_OF_GRAPH[graph]),
+        statement=_STATEMENT.format(
+            graph=_STATEMENT_OF_GRAPH[graph], fewest=min(half), most=max(half)
+        ),
         findings=FINDINGS,
         input_contract=STANDARD_CONTRACT,
         training_precision="mixed_float16",
         thresholds=dict.fromkeys(TTA_MODES_OF_GRAPH[graph], thresholds),
         borderline_band=_BORDERLINE_BAND,
         metrics=_nothing_measured(),
-        provenance=_provenance(files, graph, weights, scaling),
+        provenance={
+            **_provenance(files, graph, weights),
+            "scaling": dataclasses.asdict(scaling),
+            "grey_levels_left": levels,
+        },
         model_sha256="",
     )
     return network, info
@@ -252,7 +261,7 @@ def _nothing_measured() -> dict:
     }
 
 
-def _provenance(files: SeedFiles, graph: str, weights: SeedWeights, scaling: Scaling) -> dict:
+def _provenance(files: SeedFiles, graph: str, weights: SeedWeights) -> dict:
     return {
         "data": "ChestX-ray14, by the seed's own account",
         "imported_from": {
@@ -262,8 +271,6 @@ def _provenance(files: SeedFiles, graph: str, weights: SeedWeights, scaling: Sca
         "graph": graph,
         "written_as": "whole model" if weights.whole_model else "weights",
         "written_with_rescaling_1": weights.second_rescaling,
-        "scaling": dataclasses.asdict(scaling),
-        "grey_levels_left": grey_levels_left(scaling),
         "thresholds_origin": _THRESHOLDS_ORIGIN,
         "software": {
             "python": platform.python_version(),

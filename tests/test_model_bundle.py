@@ -67,8 +67,11 @@ def test_save_bundle_then_load_gives_the_same_info_and_network(tmp_path):
     saved = save_bundle(network, _info(), str(tmp_path / "bundle"))
     assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == [
         "bundle.json",
+        "card.md",
         "model.keras",
     ]
+    card = (tmp_path / "bundle" / "card.md").read_text(encoding="utf-8")
+    assert card.startswith(f"# {saved.title}\n") and saved.model_id in card
     assert load_bundle_info(str(tmp_path / "bundle")) == saved
     assert dataclasses.replace(saved, model_sha256="") == _info()
     loaded = load_network(str(tmp_path / "bundle"))
@@ -182,7 +185,12 @@ def test_copy_bundle_has_the_same_network_and_the_new_facts(bundle, tmp_path):
     copy_bundle(str(bundle), str(tmp_path / "deep" / "copy"), info)
     assert load_bundle_info(str(tmp_path / "deep" / "copy")) == info
     copied = tmp_path / "deep" / "copy"
-    assert sorted(path.name for path in copied.iterdir()) == ["bundle.json", "model.keras"]
+    assert sorted(path.name for path in copied.iterdir()) == [
+        "bundle.json",
+        "card.md",
+        "model.keras",
+    ]
+    assert (copied / "card.md").read_text(encoding="utf-8").startswith("# Other\n")
     assert (copied / "model.keras").read_bytes() == (bundle / "model.keras").read_bytes()
 
 

@@ -159,6 +159,7 @@ def test_import_seed_saved_bundle_loads_and_says_what_it_is(files, tmp_path):
     assert loaded.title == "Imported seed model (evaluated graph)"
     assert "Not for diagnosis. Not measured by this software." in loaded.statement
     assert "dividing grey levels by 255 twice" in loaded.statement
+    assert "can tell 9 to 19 of 256 grey levels apart" in loaded.statement
     assert "rescaling_1" not in loaded.statement
     assert tuple(loaded.thresholds) == ("all",)
     assert loaded.thresholds["all"] == info.thresholds["all"]

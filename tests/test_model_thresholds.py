@@ -82,7 +82,7 @@ def test_thresholds_from_json_without_rule_and_interval_was_tuned_as_before_ther
         ),
         pytest.param(
             lambda f: f["Mass"].update(rule="guess"),
-            "Mass.rule must be one of point, conservative, fallback_few_positives."
+            "Mass.rule must be one of point, conservative, fallback_few_positives, imported."
             " Received: 'guess'",
             id="rule",
         ),
