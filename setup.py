@@ -16,6 +16,7 @@ setup(
         "click>=8.1,<9",
         "duckdb>=2.0,<3",
         "google-cloud-storage>=3.0,<4",
+        "h5py>=3.11,<4",
         "keras>=3.15,<4",
         "matplotlib>=3.9,<4",
         "numpy>=2.1,<3",

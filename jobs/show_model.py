@@ -58,7 +58,8 @@ def _show_findings(info: "BundleInfo") -> None:
             f"{name:<20} {_number(metrics['findings'][name]['auc']):>6} {value.threshold:>10.3f}"
             f" {_number(value.recall, 2):>7} {interval:>15}"
         )
-    click.echo(f"\nThresholds are for --tta {mode}; their recall is of the validation part.")
+    origin = info.provenance.get("thresholds_origin", "their recall is of the validation part")
+    click.echo(f"\nThresholds are for --tta {mode}; {origin}.")
 
 
 def _number(value: float | None, digits: int = 3) -> str:

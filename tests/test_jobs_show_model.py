@@ -36,6 +36,7 @@ def test_show_model_of_an_imported_bundle_says_that_nothing_was_measured(monkeyp
             "mean_auc": None,
             "findings": {name: {"auc": None, "positives": 0} for name in ABNORMAL_FINDINGS},
         },
+        provenance={"thresholds_origin": "taken over with the network"},
     )
     monkeypatch.setattr(bundle, "load_bundle_info", lambda folder: info)
     result = CliRunner().invoke(show_model_command, [])
@@ -43,4 +44,4 @@ def test_show_model_of_an_imported_bundle_says_that_nothing_was_measured(monkeyp
     lines = result.stdout.splitlines()
     assert "Not measured on any images." in lines
     assert f"{'Mass':<20} {'-':>6} {'0.250':>10} {'-':>7} {'-':>15}" in lines
-    assert lines[-1] == "Thresholds are for --tta all; their recall is of the validation part."
+    assert lines[-1] == "Thresholds are for --tta all; taken over with the network."
