@@ -161,8 +161,11 @@ def test_score_grey_and_rgba_png_of_one_picture_give_the_same_row(phantoms, tmp_
     manifest = _manifest(tmp_path / "m.csv", [("a", "grey.png"), ("b", "rgba.png")])
     assert _score(manifest, tmp_path / "out").exit_code == 0
     grey, rgba = _table(tmp_path / "out").sort_values("image_id").to_dict("records")
-    for name in (*_SCORES, "abnormality", "mean_intensity", "std_intensity", "width", "height"):
+    for name in ("mean_intensity", "std_intensity", "width", "height"):
         assert grey[name] == rgba[name]
+    # The same pixels; their places in the batch may round the last bit differently.
+    for name in (*_SCORES, "abnormality"):
+        assert grey[name] == pytest.approx(rgba[name], abs=1e-6)
     assert list(grey["findings"]) == list(rgba["findings"])
 
 

@@ -84,11 +84,6 @@ def _share_of_peaks_inside(cams, boxes):
     return np.mean(inside)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="The demonstration bundle's maps hardly point at the finding: trained for 18 epochs at"
-    " 96 pixels and 3 at 224, its last features are not local. See the README.",
-)
 def test_cams_peak_falls_in_the_box_twice_as_often_as_the_centre_does(
     demo_network, demo_scorer, flagged
 ):
