@@ -160,16 +160,19 @@ def _draw_nodule(canvas: Canvas, rng: np.random.Generator):
 
 
 def _draw_pleural_thickening(canvas: Canvas, rng: np.random.Generator):
-    """A bright rind along the outer wall of one lung."""
+    """A bright rind along the outer wall of one lung, its inner border in waves."""
     side, outward = _side(rng)
     cx, cy = LUNG_CENTRES[side]
     rx, ry = LUNG_RADII
     y0, y1 = cy - 0.16, cy + 0.1
-    x0, x1 = sorted((cx + outward * 0.09, cx + outward * (rx + 0.02)))
+    x0, x1 = sorted((cx + outward * 0.08, cx + outward * (rx + 0.02)))
     rows, columns = window = canvas.window(x0, y0, x1, y1)
     distance = np.hypot((canvas.x[:, columns] - cx) / rx, (canvas.y[rows] - cy) / ry)
     ends = ramp(0.12 - np.abs(canvas.y[rows] - (y0 + y1) / 2), 0.03)
-    canvas.add(window, bump(distance - 0.93, 0.1) * ends, 0.42)
+    waves = 0.04 * np.sin(canvas.y[rows] * 2 * np.pi / 0.07)
+    canvas.add(
+        window, ramp(distance - 0.83 - waves, 0.05) * ramp(1.02 - distance, 0.08) * ends, 0.48
+    )
     return x0, y0, x1, y1
 
 

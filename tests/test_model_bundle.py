@@ -219,10 +219,5 @@ def test_demo_bundle_is_whole_and_says_what_it_is(tmp_path):
     assert load_bundle_info(str(tmp_path / "copy")).model_id == info.model_id
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="The demonstration bundle was trained too briefly: its mean AUC is 0.925, mostly for"
-    " Pleural_Thickening. See the README.",
-)
 def test_demo_bundle_separates_phantoms():
     assert load_bundle_info(demo_bundle_path()).metrics["mean_auc"] >= 0.93
