@@ -5,7 +5,7 @@ PHANTOMS := build/phantoms
 # glibc otherwise gives memory back and asks for it again with every layer of a training step.
 KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
 
-.PHONY: help demo test lint format benchmark demo-bundle gpu-check clean
+.PHONY: help demo test lint format benchmark demo-bundle gpu-check fuzz clean
 
 help: ## Show this help.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -45,6 +45,9 @@ demo-bundle: $(VENV)/installed ## Train the demonstration bundle anew; an hour a
 
 gpu-check: $(VENV)/installed ## Check scores and rates on a machine with a GPU.
 	$(BIN)/python benchmarks/gpu_check.py
+
+fuzz: $(VENV)/installed ## Feed damaged images and manifests to what reads them; 15 min at most.
+	$(BIN)/python scripts/fuzz.py $(IMAGES)
 
 clean: ## Remove what was built, not what was scored.
 	rm -rf $(VENV) build *.egg-info

@@ -74,6 +74,9 @@ _AFTER_SCAN = _TABLES | {_EOI, _SOS, 0xDC, 0xFE} | frozenset(range(0xE0, 0xF0))
 _MAX_SCANS = 100
 """An encoder makes some ten; a file of thousands would take hours."""
 
+_MAX_PARTS = 100_000
+"""Chunks of a PNG or segments of a JPEG: 256 MiB in chunks of 8 KiB are 32,768."""
+
 _EXIF_MAGIC = b"Exif\x00\x00"
 _EXIF_ORIENTATION, _EXIF_SHORT = 0x0112, 3
 _TURNS = {
@@ -171,7 +174,7 @@ def _decode_png(data: bytes) -> tuple[Image.Image, bytes]:
     """Returns the image and its EXIF block, which may be empty."""
     header = palette = exif = b""
     pixels = []
-    for kind, chunk in _png_chunks(data):
+    for kind, chunk in _within_limit(_png_chunks(data)):
         body = chunk[8:-4]
         if not header:
             if kind != b"IHDR" or len(body) != _PNG_HEADER.size:
@@ -192,6 +195,14 @@ def _decode_png(data: bytes) -> tuple[Image.Image, bytes]:
         raise ImageError(Reason.CORRUPT, "PNG with pixels outside its palette")
     _check_rows(image, header[8:-4], pixels)
     return image, exif
+
+
+def _within_limit(parts: Iterator[tuple]) -> Iterator[tuple]:
+    """Passes chunks or segments on; a file of a million empty ones would fill the memory."""
+    for number, part in enumerate(parts):
+        if number == _MAX_PARTS:
+            raise ImageError(Reason.CORRUPT, f"more than {_MAX_PARTS} chunks or segments")
+        yield part
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -232,7 +243,7 @@ def _decode_jpeg(data: bytes) -> tuple[Image.Image, bytes]:
     """Returns the first picture and its EXIF block, which may be empty."""
     view = memoryview(data)
     picture, exif, framed, scans = [view[:2]], b"", False, []
-    for marker, start, end in _jpeg_segments(data):
+    for marker, start, end in _within_limit(_jpeg_segments(data)):
         if (scans and marker not in _AFTER_SCAN) or len(scans) > _MAX_SCANS:
             raise ImageError(Reason.CORRUPT, "a marker out of place in the JPEG, or too many scans")
         if marker in (_SOS, _EOI):

@@ -14,9 +14,10 @@ import json
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
@@ -123,13 +124,23 @@ def write_rows(rows: Iterable[Row], columns: Sequence[str], path: str) -> None:
             if kind == "jsonl":
                 file.writelines(_json_line(columns, row) for row in rows)
             else:
-                writer = csv.writer(file, delimiter=_DELIMITERS[kind], lineterminator="\n")
-                writer.writerows(itertools.chain([columns], rows))
+                _write_delimited(file, itertools.chain([columns], rows), _DELIMITERS[kind])
     except UnicodeEncodeError as error:
         raise InputError(
             "manifest must hold names of files and folders in UTF-8. Received: one of another"
             " encoding. Rename it; `find FOLDER | grep -axv '.*'` shows such names."
         ) from error
+
+
+def _write_delimited(file: TextIO, rows: Iterable[Row], delimiter: str) -> None:
+    plain, quoted = (
+        csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=quoting)
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    for row in rows:
+        # Python 3.11 leaves a carriage return unquoted, and reads it as the end of a row.
+        torn = any("\r" in cell for cell in row if cell)
+        (quoted if torn else plain).writerow(row)
 
 
 def _open(uri: str) -> BinaryIO:
@@ -144,13 +155,17 @@ def _open(uri: str) -> BinaryIO:
         ) from error
 
 
+def _decoded(raw: BinaryIO, *, gzipped: bool) -> TextIO:
+    source = gzip.GzipFile(fileobj=raw) if gzipped else raw
+    return io.TextIOWrapper(source, "utf-8-sig", newline="")
+
+
 def _lines(uri: str) -> Iterator[str]:
     """Yields the lines of a UTF-8 text file with their ends, without a byte order mark."""
     number = 0
-    with _open(uri) as raw:
-        source = gzip.GzipFile(fileobj=raw) if manifest_format(uri)[1] else raw
+    with _open(uri) as raw, _decoded(raw, gzipped=manifest_format(uri)[1]) as text:
         try:
-            for line in io.TextIOWrapper(source, "utf-8-sig", newline=""):
+            for line in text:
                 if "\0" in line:
                     raise UnicodeError("a NUL byte")
                 yield line
@@ -203,6 +218,9 @@ def _json_objects(uri: str) -> Iterator[tuple[int, dict]]:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise _bad_line(number, "must be JSON", error.msg) from error
+        except (ValueError, RecursionError) as error:
+            received = "a number of too many digits, or values nested too deeply"
+            raise _bad_line(number, "must be JSON", received) from error
         if not isinstance(value, dict):
             raise _bad_line(number, "must be a JSON object", f"a {type(value).__name__}")
         yield number, value
@@ -216,6 +234,8 @@ def _json_rows(uri: str, columns: Sequence[str], texts: Collection[str]) -> Iter
 
 
 def _json_cell(value: object, column: str, number: int, is_text: bool) -> str | None:
+    if isinstance(value, str) and "\0" in value:
+        raise _bad_line(number, f"must be without NUL in {column!r}", "a NUL character")
     if value is None or isinstance(value, str):
         return value or None
     if is_text or isinstance(value, dict | list):
@@ -246,8 +266,14 @@ def _parquet_rows(uri: str, columns: Sequence[str], texts: Collection[str]) -> I
         for column in columns:
             _check_type(file.schema_arrow.field(column), column in texts)
         for batch in file.iter_batches(ROW_GROUP_ROWS, columns=list(set(columns))):
-            texts = [batch[column].cast(pa.string()).to_pylist() for column in columns]
-            for row in zip(*texts, strict=True):
+            cells = [batch[column].cast(pa.string()) for column in columns]
+            for column, values in zip(columns, cells, strict=True):
+                if pc.any(pc.match_substring(values, "\0")).as_py():
+                    raise InputError(
+                        f"manifest must be without NUL in {column!r}. Received: a NUL character."
+                        " Remove it."
+                    )
+            for row in zip(*(values.to_pylist() for values in cells), strict=True):
                 yield tuple(text or None for text in row)
 
 

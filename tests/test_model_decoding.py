@@ -433,7 +433,9 @@ def test_decode_bad_file_gives_its_reason(tmp_path):
     reasons = {name: reject_of((tmp_path / name).read_bytes()).reason for name in expected}
 
     assert reasons == expected
-    assert set(expected.values()) == {r for r in Reason if r.stage is Stage.DECODE}
+    # A time-out is not for the decoder to see.
+    decoding_reasons = {r for r in Reason if r.stage is Stage.DECODE} - {Reason.DECODE_TIMEOUT}
+    assert set(expected.values()) == decoding_reasons
 
 
 def test_bad_files_for_the_reader_are_what_they_say(tmp_path):
@@ -724,3 +726,55 @@ def test_decode_png_with_any_byte_changed_is_never_another_picture(data):
     damaged[position] ^= data.draw(st.integers(1, 255))
 
     reject_of(bytes(damaged))
+
+
+@quick
+@given(data=st.data(), first=st.sampled_from(list(SMALL_FILES.values())))
+def test_prepare_of_two_files_spliced_gives_a_square_or_a_reason(data, first):
+    second = data.draw(st.sampled_from(list(SMALL_FILES.values())))
+    spliced = (
+        first[: data.draw(st.integers(0, len(first)))]
+        + second[data.draw(st.integers(0, len(second))) :]
+    )
+
+    assert_square_or_reject(spliced)
+    assert_square_or_reject(without_chunk_errors(spliced))
+
+
+def test_decode_beside_damaged_files_in_threads_keeps_its_pixels():
+    rng = np.random.default_rng(3)
+    files = list(SMALL_FILES.values()) * 20
+    expected = [levels_of(data) for data in files]
+    damaged = [bytearray(data) for data in files]
+    for changed in damaged:
+        changed[rng.integers(len(changed))] ^= 1 << rng.integers(8)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        beside = [
+            (pool.submit(levels_of, data), pool.submit(assert_square_or_reject, bytes(bad)))
+            for data, bad in zip(files, damaged, strict=True)
+        ]
+
+    for (whole, bad), levels in zip(beside, expected, strict=True):
+        bad.result()
+        assert np.array_equal(whole.result(), levels)
+
+
+def _of_parts(image_format, number):
+    """Returns a picture with so many more empty chunks or segments than it needs."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8), 77).save(buffer, image_format)
+    data = buffer.getvalue()
+    if image_format == "JPEG":
+        return data[:2] + b"\xff\xfe\x00\x02" * number + data[2:]
+    chunk = struct.pack(">I4sI", 0, b"tEXt", zlib.crc32(b"tEXt"))
+    return data[:33] + chunk * number + data[33:]
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+def test_decode_grey_parts_without_end_are_refused_and_many_are_not(image_format):
+    assert decode_grey(_of_parts(image_format, 99_000)).getpixel((4, 4)) == 77
+    with pytest.raises(ImageError) as caught:
+        decode_grey(_of_parts(image_format, 100_000))
+    assert caught.value.reason is Reason.CORRUPT
+    assert caught.value.detail == "more than 100000 chunks or segments"

@@ -180,6 +180,9 @@ BAD_LINES = {
     "UTF-16": ("csv", "uri\na\n".encode("utf-16"), "must be UTF-8 text. .*Save it as UTF-8."),
     "no JSON": ("jsonl", b'{"uri": "a"}\n{"uri": doe}\n', "line 2 .* must be JSON. .*Expecting"),
     "JSON list": ("jsonl", b'\n["doe"]\n', "line 2 .* must be a JSON object. Received: a list"),
+    "deep JSON": ("jsonl", b'{"uri": "doe"}\n' + b"[" * 9_999, "line 2 .* must be JSON. .* nested"),
+    "long number": ("jsonl", b'{"x": ' + b"9" * 9_999 + b"}", "line 1 .* be JSON. .*many digits"),
+    "JSON NUL": ("jsonl", b'{"x": "doe\\u0000"}', "line 1 .* without NUL in 'x'. .* a NUL char"),
     "JSON cell": ("jsonl", b'{"x": ["doe"]}', "line 1 .* string, number .* in 'x'. .* a list"),
 }
 
@@ -218,6 +221,17 @@ def test_read_rows_parquet_nested_column_is_rejected(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "array",
+    [pa.array(["a", None, "doe\0"]), pa.array([b"doe\0"]), pa.array(["\0"]).dictionary_encode()],
+    ids=["string", "binary", "dictionary"],
+)
+def test_read_rows_parquet_cell_with_nul_is_rejected(tmp_path, array):
+    assert error_of(write_parquet(tmp_path / "m.parquet", uri=array)) == (
+        "manifest must be without NUL in 'uri'. Received: a NUL character. Remove it."
+    )
+
+
 def test_read_rows_parquet_cell_that_is_no_utf8_is_rejected(tmp_path):
     path = write_parquet(tmp_path / "m.parquet", uri=pa.array([b"doe\xff"]))
     assert "must be whole, valid Parquet. Received: manifest=" in error_of(path)
@@ -226,7 +240,7 @@ def test_read_rows_parquet_cell_that_is_no_utf8_is_rejected(tmp_path):
 # Writing
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 ROWS = st.lists(st.tuples(TEXT.filter(bool), TEXT, TEXT), min_size=1)
 
 
@@ -252,6 +266,13 @@ def test_write_rows_writes_plain_text(tmp_path, extension, content):
     path = tmp_path / f"m.{extension}"
     write_rows([("a,b", 'say "c"'), ("d", None)], ["id", "uri"], str(path))
     assert path.read_bytes().decode() == content
+
+
+def test_write_rows_carriage_return_is_quoted(tmp_path):
+    path, rows = tmp_path / "m.csv", [("a\rb", None), ("c", "d")]
+    write_rows(rows, ["id", "uri"], str(path))
+    assert path.read_bytes() == b'id,uri\n"a\rb",""\nc,d\n'
+    assert read(path) == rows
 
 
 def test_write_rows_gzip_holds_neither_name_nor_time(tmp_path):
