@@ -31,11 +31,17 @@ class ImageFacts:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadedImage:
-    """An image ready for the network: `pixels` uint8 `(224, 224)`."""
+    """An image ready for the network.
+
+    Attributes:
+      pixels: uint8 `(224, 224)`.
+      attempts: Reads that it took.
+    """
 
     row: ManifestRow
     facts: ImageFacts
     pixels: np.ndarray
+    attempts: int = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,10 +66,12 @@ class RejectedImage:
     """An image that cannot be scored, and why.
 
     Attributes:
-      size_bytes, source_version: None where the file could not be read.
+      size_bytes, source_version: None where there was no file to look at.
+      attempts: Reads that were tried.
     """
 
     row: ManifestRow
     error: ImageError
     size_bytes: int | None
     source_version: str | None
+    attempts: int = 1

@@ -9,19 +9,26 @@ from apache_beam.transforms.window import GlobalWindows
 from model.preprocessing import prepare
 from pipeline.elements import ImageFacts, LoadedImage, RejectedImage
 from pipeline.manifest import ManifestRow
-from pipeline.read_ahead import ReadAhead
+from pipeline.read_ahead import ReadAhead, TimedOut
 from pipeline.source import read_source
-from schemas.rejects import ImageError
+from pipeline.stopping import STOP
+from pipeline.watch import Watch
+from schemas.rejects import ImageError, Stage
 
 LOADED = "loaded"
 REJECTED = "rejected"
+
+READS_RETRIED = "reads_retried"
+"""The counter of attempts after the first, in Beam's namespace `prescreen`."""
 
 
 class LoadImages(beam.PTransform):
     """Manifest rows in; loaded images and rejected ones out.
 
     A retry reads the files again. Tags keep both outputs in the stage that scores,
-    so that no pixel is ever stored between stages.
+    so that no pixel is ever stored between stages. Images come in order, but for those
+    that a slow store holds up; one that takes over a minute is rejected. After a
+    request to stop (`pipeline.stopping`) no row is taken in and no image given.
 
     Args:
       threads: Threads that read and decode, a worker.
@@ -47,45 +54,65 @@ class LoadImageDoFn(beam.DoFn):
         self._read_ahead = read_ahead
         self._loaded = Metrics.counter("prescreen", "images_loaded")
         self._rejected = Metrics.counter("prescreen", "images_rejected_at_load")
+        self._retried = Metrics.counter("prescreen", READS_RETRIED)
 
     def setup(self):
         self._ahead = ReadAhead(load_image, threads=self._threads, depth=self._read_ahead)
 
     def process(self, row: ManifestRow):
-        for image in self._ahead.put(row):
-            yield self._tagged(image, image)
+        for image in STOP.until_requested(self._ahead.put(row, Watch())):
+            yield self._tagged(image)
 
     def finish_bundle(self):
-        for image in self._ahead.drain():
-            yield self._tagged(image, GlobalWindows.windowed_value(image))
+        for image in STOP.until_requested(self._ahead.drain()):
+            yield self._tagged(image, GlobalWindows.windowed_value)
 
     def teardown(self):
         self._ahead.close()
 
-    def _tagged(self, image, output):
+    def _tagged(self, image, wrap=lambda image: image):
+        if isinstance(image, TimedOut):
+            image = _rejected(image.item, image.error, image.watch)
+        self._retried.inc(image.attempts - 1)
         if isinstance(image, RejectedImage):
             self._rejected.inc()
-            return beam.pvalue.TaggedOutput(REJECTED, output)
+            return beam.pvalue.TaggedOutput(REJECTED, wrap(image))
         self._loaded.inc()
-        return output
+        return wrap(image)
 
 
-def load_image(row: ManifestRow) -> LoadedImage | RejectedImage:
-    """Reads and decodes the image of a manifest row; a bad one comes back rejected."""
-    source = None
+def load_image(row: ManifestRow, watch: Watch | None = None) -> LoadedImage | RejectedImage:
+    """Reads and decodes the image of a manifest row; a bad one comes back rejected.
+
+    Args:
+      row: Whose image.
+      watch: Told how far it is.
+    """
+    watch = watch or Watch()
     try:
-        source = read_source(row.uri)
+        source = read_source(row.uri, watch)
+        watch.begin(Stage.DECODE)
         image = prepare(source.data)
     except ImageError as error:
-        size_bytes = len(source.data) if source else None
-        return RejectedImage(row, error, size_bytes, source.version if source else None)
+        return _rejected(row, error, watch)
     facts = ImageFacts(
         width=image.width,
         height=image.height,
-        size_bytes=len(source.data),
-        source_version=source.version,
+        size_bytes=source.version.size_bytes,
+        source_version=source.version.version,
         content_sha256=hashlib.sha256(source.data).hexdigest(),
         mean_intensity=float(image.pixels.mean()),
         std_intensity=float(image.pixels.std()),
     )
-    return LoadedImage(row, facts, image.pixels)
+    return LoadedImage(row, facts, image.pixels, watch.attempts)
+
+
+def _rejected(row: ManifestRow, error: ImageError, watch: Watch) -> RejectedImage:
+    version = watch.version
+    return RejectedImage(
+        row,
+        error,
+        size_bytes=version.size_bytes if version else None,
+        source_version=version.version if version else None,
+        attempts=watch.attempts,
+    )

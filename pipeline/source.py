@@ -1,53 +1,147 @@
-"""Reading the bytes of one image, wherever it is."""
+"""Reading the bytes of one image, wherever it is, and trying again where that may help."""
 
 import http
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
+from typing import TypeVar
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from model.reading import SourceFile, check_size, read_file, read_whole
+from model.reading import (
+    FileVersion,
+    SourceFile,
+    check_size,
+    file_version,
+    read_content,
+    read_whole,
+)
 from pipeline.uris import has_scheme
-from schemas.rejects import ImageError, Reason
+from pipeline.watch import GivenUp, Watch
+from schemas.rejects import ImageError, Reason, TransientError
+
+PAUSES_S = (0.5, 1.0, 2.0)
+"""The longest pause after each attempt that failed; after the last there is no more.
+
+What is waited is drawn from 0 up to it, so that workers whom a store turned away
+together do not come back together.
+"""
+
+_REFUSED = (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
+_LATER = (http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_MANY_REQUESTS)
+"""Answers to a client that are not final."""
+
+_Found = TypeVar("_Found")
 
 
-def read_source(uri: str) -> SourceFile:
-    """Reads the file that a checked manifest names.
+def source_version(
+    uri: str, watch: Watch | None = None, *, sleep: Callable[[float], None] = time.sleep
+) -> FileVersion:
+    """Returns the version of the file that a checked manifest names, without reading it.
+
+    It equals that of `read_source` for as long as the file is unchanged. Tried again
+    as a read is.
 
     Args:
       uri: A local path, or a URL of any scheme that Beam's FileSystems know.
+      watch: Told how far it is.
+      sleep: Waits for that many seconds.
+
+    Raises:
+      ImageError: There is no such file, it is not a regular one, or it may not be
+        looked at.
+    """
+    return _with_retries(lambda watch: _look_up(uri), watch or Watch(), sleep)
+
+
+def read_source(
+    uri: str, watch: Watch | None = None, *, sleep: Callable[[float], None] = time.sleep
+) -> SourceFile:
+    """Reads the file that a checked manifest names.
+
+    Errors that a moment may mend are met by `len(PAUSES_S) + 1` attempts in all.
+
+    Args:
+      uri: A local path, or a URL of any scheme that Beam's FileSystems know.
+      watch: Told how far it is; knows the file's version also where reading fails.
+      sleep: Waits for that many seconds.
 
     Raises:
       ImageError: There is no such file, it is not a regular one, it may not be
         read, reading fails, or it is larger than `model.reading.MAX_BYTES`.
     """
-    return _read_remote(uri) if has_scheme(uri) else read_file(uri)
+    return _with_retries(lambda watch: _read(uri, watch), watch or Watch(), sleep)
 
 
-def _read_remote(uri: str) -> SourceFile:
-    try:
+def _with_retries(
+    attempt: Callable[[Watch], _Found], watch: Watch, sleep: Callable[[float], None]
+) -> _Found:
+    """Returns what an attempt gives, once one succeeds; raises the last one's error."""
+    for longest_s in PAUSES_S:
+        watch.begin_attempt()
+        try:
+            return attempt(watch)
+        except TransientError:
+            sleep(random.uniform(0, longest_s))
+    watch.begin_attempt()
+    return attempt(watch)
+
+
+def _look_up(uri: str) -> FileVersion:
+    if not has_scheme(uri):
+        return file_version(uri)
+    with _naming_errors():
         # Not match, which would take brackets in a name for a pattern.
         found = FileSystems.get_filesystem(uri).metadata(uri)
-        check_size(found.size_in_bytes)
-        with FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            data = read_whole(file)
-    except ImageError:
-        raise
-    except Exception as error:  # every file system has errors of its own
-        if _is_missing(error):
-            raise ImageError(Reason.NOT_FOUND, "no file at the uri") from error
-        raise ImageError(Reason.READ_ERROR, type(error).__name__) from error
     # Exact: a float of seconds times 1e9 is not.
     modified_ns = int(Decimal(repr(found.last_updated_in_seconds)) * 10**9)
-    return SourceFile(data, str(modified_ns))
+    return FileVersion(found.size_in_bytes, str(modified_ns))
 
 
-def _is_missing(error: Exception) -> bool:
-    causes = [error]
+def _read(uri: str, watch: Watch) -> SourceFile:
+    version = watch.version = _look_up(uri)
+    if not has_scheme(uri):
+        return SourceFile(read_content(uri, version, watch.moved), version)
+    check_size(version.size_bytes)
+    with (
+        _naming_errors(),
+        FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file,
+    ):
+        return SourceFile(read_whole(file, watch.moved), version)
+
+
+@contextmanager
+def _naming_errors() -> Iterator[None]:
+    """Turns what a remote file system raises into the error of an image."""
+    try:
+        yield
+    except (ImageError, GivenUp):
+        raise
+    except Exception as error:  # every file system has errors of its own
+        causes = _causes(error)
+        codes = {code for cause in causes if isinstance(code := getattr(cause, "code", None), int)}
+        if _any_is(causes, FileNotFoundError) or http.HTTPStatus.NOT_FOUND in codes:
+            raise ImageError(Reason.NOT_FOUND, "no file at the uri") from error
+        if _any_is(causes, PermissionError) or codes.intersection(_REFUSED):
+            raise ImageError(Reason.PERMISSION_DENIED, "the file may not be read") from error
+        # A ValueError is a uri that the file system cannot make sense of.
+        is_final = _any_is(causes, ValueError) or any(map(_is_final, codes))
+        kind = ImageError if is_final else TransientError
+        raise kind(Reason.READ_ERROR, type(error).__name__) from error
+
+
+def _causes(error: Exception) -> list[Exception]:
     if isinstance(error, BeamIOError):
-        causes += (error.exception_details or {}).values()
-    return any(
-        isinstance(cause, FileNotFoundError)
-        or getattr(cause, "code", None) == http.HTTPStatus.NOT_FOUND
-        for cause in causes
-    )
+        return [error, *(error.exception_details or {}).values()]
+    return [error]
+
+
+def _any_is(causes: list[Exception], kind: type[Exception]) -> bool:
+    return any(isinstance(cause, kind) for cause in causes)
+
+
+def _is_final(code: int) -> bool:
+    return 400 <= code < 500 and code not in _LATER

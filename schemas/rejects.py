@@ -20,6 +20,7 @@ class Reason(enum.StrEnum):
     PERMISSION_DENIED = "permission_denied"
     TOO_MANY_BYTES = "too_many_bytes"
     READ_ERROR = "read_error"
+    READ_TIMEOUT = "read_timeout"
     # decode
     EMPTY_FILE = "empty_file"
     NOT_AN_IMAGE = "not_an_image"
@@ -29,6 +30,7 @@ class Reason(enum.StrEnum):
     ZERO_DIMENSION = "zero_dimension"
     TOO_MANY_PIXELS = "too_many_pixels"
     ANIMATED = "animated"
+    DECODE_TIMEOUT = "decode_timeout"
     # infer
     NON_FINITE_SCORE = "non_finite_score"
     INFERENCE_ERROR = "inference_error"
@@ -47,6 +49,7 @@ _STAGES = {
             Reason.PERMISSION_DENIED,
             Reason.TOO_MANY_BYTES,
             Reason.READ_ERROR,
+            Reason.READ_TIMEOUT,
         ),
         Stage.READ,
     ),
@@ -60,6 +63,7 @@ _STAGES = {
             Reason.ZERO_DIMENSION,
             Reason.TOO_MANY_PIXELS,
             Reason.ANIMATED,
+            Reason.DECODE_TIMEOUT,
         ),
         Stage.DECODE,
     ),
@@ -83,3 +87,7 @@ class ImageError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+class TransientError(ImageError):
+    """A read failed as it may not fail a moment later: it is worth another attempt."""

@@ -1,7 +1,10 @@
 """Loading images: facts and pixels of a good file, one reject of a bad one, and no mixing."""
 
+import errno
+import functools
 import hashlib
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -9,14 +12,28 @@ from apache_beam import Create, Pipeline
 from apache_beam.metrics import MetricsFilter
 from PIL import Image
 
-from pipeline import images
+from model import reading
+from pipeline import images, read_ahead, source
 from pipeline.elements import ImageFacts, LoadedImage, RejectedImage
-from pipeline.images import LOADED, REJECTED, LoadImages, load_image
+from pipeline.images import (
+    LOADED,
+    READS_RETRIED,
+    REJECTED,
+    LoadImageDoFn,
+    LoadImages,
+    load_image,
+)
+from pipeline.read_ahead import ReadAhead
+from pipeline.runner import counter
+from pipeline.stopping import STOP
+from pipeline.watch import Watch
+from schemas.rejects import Reason, Stage
 from tests.bad_files import grey_picture, write_bad_files, write_odd_files
 from tests.fakes import LOCAL, collect, manifest_row, varied_picture, write_picture
 
 _WHEN_NS = 1_700_000_000_123_456_789
-_NEVER_READ = {"missing.png", "folder.png", "pipe.png", "unreadable.png"}
+_NO_FILE = {"missing.png", "folder.png", "pipe.png"}
+_PATIENCE_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +56,11 @@ def good_rows(tmp_path_factory):
 def summary(image):
     """Returns all that a loaded or rejected image holds, as something that can be compared."""
     if isinstance(image, RejectedImage):
-        return (image.row, image.error.reason, image.size_bytes, image.source_version)
+        version = (image.size_bytes, image.source_version)
+        return (image.row, image.error.reason, *version, image.attempts)
     digest = hashlib.sha256(image.pixels.tobytes()).hexdigest()
-    return (image.row, image.facts, image.pixels.shape, str(image.pixels.dtype), digest)
+    shape = (image.pixels.shape, str(image.pixels.dtype))
+    return (image.row, image.facts, *shape, digest, image.attempts)
 
 
 # One image
@@ -91,11 +110,11 @@ def test_load_image_bad_files_are_rejected_each_for_its_reason(bad_files):
     assert {name: image.error.reason for name, image in outcome.items()} == expected
 
 
-def test_load_image_bad_files_read_have_a_size_and_version_and_others_none(bad_files):
+def test_load_image_bad_files_have_a_size_and_version_where_there_is_a_file(bad_files):
     folder, expected = bad_files
     for name in expected:
         image = load_image(manifest_row(name, folder / name))
-        if name in _NEVER_READ:
+        if name in _NO_FILE:
             assert (name, image.size_bytes, image.source_version) == (name, None, None)
         else:
             status = os.stat(folder / name)
@@ -118,6 +137,53 @@ def test_load_image_error_of_the_program_is_raised(tmp_path, monkeypatch):
     path = write_picture(tmp_path / "a.png", varied_picture(0))
     with pytest.raises(RuntimeError, match="a defect"):
         load_image(manifest_row("a", path))
+
+
+class FlakyDisk:
+    """Fails to open a file a number of times, by its name, in place of `open`."""
+
+    def __init__(self, monkeypatch, failures):
+        self.failures = dict(failures)
+        monkeypatch.setattr(reading, "open", self, raising=False)
+        monkeypatch.setattr(source, "PAUSES_S", (0.0, 0.0, 0.0))
+
+    def __call__(self, path, mode):
+        name = os.path.basename(path)
+        if self.failures.get(name):
+            self.failures[name] -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return open(path, mode)
+
+
+@pytest.mark.parametrize("failures", [0, 1, 3, 4], ids=str)
+def test_load_image_transient_errors_are_counted(good_rows, monkeypatch, failures):
+    FlakyDisk(monkeypatch, {"0.png": failures})
+    image = load_image(good_rows[0])
+    assert image.attempts == min(failures + 1, 4)
+    if failures < 4:
+        assert image.facts == load_image(good_rows[0]).facts
+    else:
+        status = os.stat(good_rows[0].uri)
+        assert image.error.reason is Reason.READ_ERROR
+        assert image.error.detail == os.strerror(errno.EIO)
+        assert image.size_bytes == status.st_size
+        assert image.source_version == str(status.st_mtime_ns)
+
+
+def test_load_image_tells_when_it_decodes(good_rows, monkeypatch):
+    stages, watch = [], Watch()
+
+    def noting(step):
+        def note_and_do(*arguments):
+            stages.append((step.__name__, watch.stage))
+            return step(*arguments)
+
+        return note_and_do
+
+    for name in ("read_source", "prepare"):
+        monkeypatch.setattr(images, name, noting(getattr(images, name)))
+    load_image(good_rows[0], watch)
+    assert stages == [("read_source", Stage.READ), ("prepare", Stage.DECODE)]
 
 
 # In a pipeline
@@ -164,6 +230,7 @@ def test_load_images_counts_loaded_and_rejected(good_rows, bad_files):
     assert {found.key.metric.name: found.committed for found in metrics["counters"]} == {
         "images_loaded": 10,
         "images_rejected_at_load": len(expected),
+        "reads_retried": 0,
     }
 
 
@@ -174,3 +241,94 @@ def test_load_images_error_of_the_program_ends_the_run(good_rows, monkeypatch):
     monkeypatch.setattr(images, "prepare", broken)
     with pytest.raises(Exception, match="a defect in decoding"):
         load(good_rows)
+
+
+def test_load_images_counts_reads_that_were_retried(good_rows, monkeypatch):
+    FlakyDisk(monkeypatch, {"1.png": 1, "4.png": 3, "7.png": 9})
+    result = LOCAL.run(
+        lambda pipeline: pipeline | Create(good_rows) | LoadImages(threads=2, read_ahead=4)
+    )
+    counted = {name: counter(result, name) for name in ("images_loaded", READS_RETRIED)}
+    assert counted == {"images_loaded": 9, READS_RETRIED: 1 + 3 + 3}
+
+
+@pytest.fixture
+def hung(monkeypatch):
+    """Returns a function that makes a step of loading hang for some rows; they go on at the end.
+
+    The time-outs are short.
+    """
+    release = threading.Event()
+    impatient = functools.partial(ReadAhead, timeout_s=0.6, late_s=0.1)
+    monkeypatch.setattr(images, "ReadAhead", impatient)
+    monkeypatch.setattr(read_ahead, "_TICK_S", 0.02)
+
+    def make(module, name, hangs):
+        step = getattr(module, name)
+
+        def hang(argument, *others):
+            if hangs(argument):
+                assert release.wait(_PATIENCE_S)
+            return step(argument, *others)
+
+        monkeypatch.setattr(module, name, hang)
+
+    yield make
+    release.set()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("module", "step", "reason", "is_found"),
+    [
+        (source, "_look_up", Reason.READ_TIMEOUT, False),
+        (source, "read_content", Reason.READ_TIMEOUT, True),
+        (images, "prepare", Reason.DECODE_TIMEOUT, True),
+    ],
+    ids=["look_up", "read", "decode"],
+)
+def test_load_images_hung_image_is_rejected_and_costs_no_neighbour(
+    good_rows, hung, module, step, reason, is_found
+):
+    alone = [summary(load_image(row)) for row in good_rows]
+    with open(good_rows[3].uri, "rb") as file:
+        content = file.read()
+    hung(module, step, lambda argument: argument in (good_rows[3].uri, content))
+    loaded, rejected = load(good_rows, threads=2, read_ahead=4)
+    # On a busy machine a good one may have come late.
+    assert sorted(loaded, key=str) == sorted(alone[:3] + alone[4:], key=str)
+    status = os.stat(good_rows[3].uri)
+    version = (status.st_size, str(status.st_mtime_ns)) if is_found else (None, None)
+    assert rejected == [(good_rows[3], reason, *version, 1)]
+
+
+# Stopping
+
+
+@pytest.fixture
+def stop():
+    """The request to stop, not made before nor after."""
+    STOP.reset()
+    yield STOP
+    STOP.reset()
+
+
+def test_load_images_stop_requested_before_reads_and_gives_nothing(good_rows, stop, monkeypatch):
+    def read(*_):
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(images, "read_source", read)
+    stop.request()
+    assert load(good_rows) == [[], []]
+
+
+def test_load_images_stop_requested_meanwhile_gives_no_more(good_rows, stop):
+    dofn, given = LoadImageDoFn(threads=1, read_ahead=2), []
+    dofn.setup()
+    for number, row in enumerate(good_rows):
+        if number == 5:
+            stop.request()
+        given += [image.row.image_id for image in dofn.process(row)]
+    given += list(dofn.finish_bundle())
+    dofn.teardown()
+    assert given == ["good-0", "good-1", "good-2"]

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.read_ahead import ReadAhead
+from model.reading import FileVersion
+from pipeline import read_ahead as module
+from pipeline.read_ahead import ReadAhead, StoreError, TimedOut
+from pipeline.watch import GivenUp, Watch
+from schemas.rejects import Reason, Stage
 
 _ROOT = Path(__file__).parents[1]
 _PATIENCE_S = 30.0
@@ -28,6 +32,14 @@ def read_ahead():
     yield make
     for ahead in made:
         ahead.close()
+
+
+def wait_until(condition):
+    """Waits for what another thread is about to do."""
+    end = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.002)
 
 
 def consume(ahead, items):
@@ -140,18 +152,26 @@ def test_read_ahead_drained_takes_items_again(read_ahead):
     assert consume(ahead, range(3, 9)) == ["3", "4", "5", "6", "7", "8"]
 
 
-def test_read_ahead_closed_ends_its_threads_after_their_work():
+def test_read_ahead_closed_ends_its_threads_and_lets_go_of_what_waits():
+    release, begun = threading.Event(), []
+
+    def function(item):
+        begun.append(item)
+        release.wait(_PATIENCE_S)
+
     before = set(threading.enumerate())
-    ahead = ReadAhead(str, threads=3, depth=8)
+    ahead = ReadAhead(function, threads=3, depth=8)
     mine = set(threading.enumerate()) - before
     assert len(mine) == 3
     for item in range(8):
         assert list(ahead.put(item)) == []
+    wait_until(lambda: len(begun) == 3)
     ahead.close()
+    release.set()
     for thread in mine:
         thread.join(_PATIENCE_S)
     assert not any(thread.is_alive() for thread in mine)
-    assert list(ahead.drain()) == [str(item) for item in range(8)]
+    assert sorted(begun) == [0, 1, 2] and list(ahead.drain()) == []
 
 
 _HANGING = """
@@ -199,3 +219,340 @@ def test_read_ahead_full_begins_nothing_before_a_result_is_taken(read_ahead):
     second.set()
     taker.join()
     assert seen == [0, 1]
+
+
+# Hung and slow items, by a clock that stands still unless told
+
+
+class Store:
+    """Gives every item back at once, but for those that it was told to hold up.
+
+    Its clock is that of the watches. Items of another stage than READ are in it when
+    they are held up.
+    """
+
+    def __init__(self):
+        self.now_s = 1000.0
+        self.held: dict[str, threading.Event] = {}
+        self.stages: dict[str, Stage | None] = {}
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+
+    def hold(self, *items, stage=Stage.READ):
+        for item in items:
+            self.held[item] = threading.Event()
+            self.stages[item] = stage
+
+    def release(self, *items):
+        for item in items or self.held:
+            self.held[item].set()
+
+    def watch(self):
+        return Watch(lambda: self.now_s)
+
+    def read(self, item, watch):
+        watch.begin_attempt()
+        watch.version = FileVersion(len(item), "17")
+        if self.stages.get(item, Stage.READ) is not Stage.READ:
+            watch.begin(self.stages[item])
+        self.begun.append(item)
+        if item in self.held:
+            assert self.held[item].wait(_PATIENCE_S)
+        self.ended.append(item)
+        return item.upper()
+
+
+@pytest.fixture
+def store():
+    """A Store; what it still holds up goes on at the end of the test, and all of it ends."""
+    store = Store()
+    yield store
+    store.release()
+    wait_until(lambda: not module._hung)
+
+
+@pytest.fixture
+def ahead_of(store, monkeypatch):
+    """Returns a function that makes a ReadAhead of the store which ends with the test."""
+    monkeypatch.setattr(module, "_TICK_S", 0.005)
+    made = []
+
+    def make(threads, depth=8):
+        made.append(ReadAhead(store.read, threads=threads, depth=depth))
+        return made[-1]
+
+    yield make
+    for ahead in made:
+        ahead.close()
+
+
+def put(ahead, store, *items):
+    """Puts items in and returns what that gave."""
+    return [result for item in items for result in ahead.put(item, store.watch())]
+
+
+def timed_out(result):
+    """Returns what a TimedOut says, for comparing."""
+    assert isinstance(result, TimedOut)
+    return (result.item, result.error.reason, result.error.detail, result.watch.attempts)
+
+
+def test_read_ahead_late_item_is_set_aside_and_given_when_it_is_done(store, ahead_of):
+    store.hold("b")
+    ahead = ahead_of(threads=2, depth=2)
+    assert put(ahead, store, "a", "b", "c") == ["A"]
+    wait_until(lambda: store.begun == ["a", "b", "c"])
+    store.now_s += 2.5
+    # No other waits for it, and it takes no place among them.
+    assert put(ahead, store, "d", "e") == ["C"]
+    assert put(ahead, store, "f") == ["D"]
+    store.release("b")
+    wait_until(lambda: "b" in store.ended and not module._hung)
+    assert put(ahead, store, "g") == ["B", "E"]
+    assert list(ahead.drain()) == ["F", "G"]
+
+
+def test_read_ahead_item_below_the_limit_of_lateness_is_waited_for(store, ahead_of):
+    store.hold("a")
+    ahead, given = ahead_of(threads=2, depth=1), []
+    put(ahead, store, "a")
+    wait_until(lambda: store.begun == ["a"])
+    store.now_s += 2.0
+    taker = threading.Thread(target=lambda: given.extend(put(ahead, store, "b")), daemon=True)
+    taker.start()
+    taker.join(0.1)
+    assert taker.is_alive() and store.begun == ["a"]
+    store.release("a")
+    taker.join(_PATIENCE_S)
+    assert given == ["A"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [(Stage.READ, Reason.READ_TIMEOUT), (Stage.DECODE, Reason.DECODE_TIMEOUT)],
+    ids=["read", "decode"],
+)
+def test_read_ahead_hung_item_is_given_up_after_a_minute_by_its_stage(
+    store, ahead_of, stage, reason
+):
+    store.hold("hung", stage=stage)
+    ahead = ahead_of(threads=2)
+    put(ahead, store, "hung", "a", "b")
+    wait_until(lambda: "hung" in store.begun)
+    store.now_s += 60.0
+    assert put(ahead, store, "c") == []
+    store.now_s += 0.5
+    results = list(ahead.drain())
+    assert timed_out(results[0]) == ("hung", reason, "not done within 60 s", 1)
+    assert results[0].watch.version == FileVersion(4, "17")
+    assert results[1:] == ["A", "B", "C"]
+
+
+def test_read_ahead_late_result_of_a_given_up_item_is_dropped(store, ahead_of):
+    store.hold("hung")
+    ahead = ahead_of(threads=1)
+    put(ahead, store, "hung")
+    wait_until(lambda: store.begun == ["hung"])
+    store.now_s += 61
+    # It is given up now, and given later: there is room.
+    assert put(ahead, store, "a") == []
+    store.release("hung")
+    wait_until(lambda: "hung" in store.ended and not module._hung)
+    result, *others = ahead.drain()
+    assert timed_out(result)[:2] == ("hung", Reason.READ_TIMEOUT) and others == ["A"]
+
+
+def test_read_ahead_hung_reads_leave_the_others_as_many_threads(store, ahead_of):
+    before = set(threading.enumerate())
+
+    def threads():
+        return len(set(threading.enumerate()) - before)
+
+    store.hold("h1", "h2", "h3")
+    ahead = ahead_of(threads=2)
+    put(ahead, store, "h1", "h2", "h3")
+    wait_until(lambda: store.begun == ["h1", "h2"])
+    store.now_s += 3
+    put(ahead, store, "x")
+    wait_until(lambda: store.begun == ["h1", "h2", "h3", "x"])
+    store.now_s += 3
+    # Two threads are left: these two need each other.
+    store.hold("y", "z")
+    put(ahead, store, "y", "z")
+    wait_until(lambda: {"y", "z"} <= set(store.begun))
+    assert threads() == 5
+    store.release()
+    assert sorted(ahead.drain()) == ["H1", "H2", "H3", "X", "Y", "Z"]
+    # Those that have been replaced end, and two go on.
+    wait_until(lambda: threads() == 2)
+
+
+def test_read_ahead_slow_store_gets_no_more_threads_than_the_spare_ones(store, ahead_of):
+    names = [f"s{number}" for number in range(12)]
+    store.hold(*names)
+    ahead = ahead_of(threads=1, depth=30)
+    put(ahead, store, *names)
+    for count in (1, 2, 3, 4, 5):
+        wait_until(lambda count=count: len(store.begun) == count)
+        store.now_s += 3
+        put(ahead, store)
+        next(ahead.put("looks after the threads", store.watch()), None)
+    time.sleep(0.05)
+    assert store.begun == names[:5]
+
+
+def test_read_ahead_items_in_time_earn_spare_threads_again(store, ahead_of):
+    ahead = ahead_of(threads=1, depth=30)
+    for number in range(10):
+        store.hold(f"h{number}")
+        put(ahead, store, f"h{number}")
+        wait_until(lambda number=number: f"h{number}" in store.begun)
+        store.now_s += 3
+        quick = [f"q{number}.{k}" for k in range(11)]
+        put(ahead, store, *quick)
+        wait_until(lambda quick=quick: set(quick) <= set(store.ended))
+    store.release()
+    assert len(list(ahead.drain())) <= 120
+
+
+def test_read_ahead_late_decode_gets_no_other_thread_before_it_is_given_up(store, ahead_of):
+    store.hold("heavy", stage=Stage.DECODE)
+    ahead = ahead_of(threads=1)
+    put(ahead, store, "heavy")
+    wait_until(lambda: store.begun == ["heavy"])
+    store.now_s += 30
+    put(ahead, store, "a")
+    time.sleep(0.05)
+    assert store.begun == ["heavy"]
+    store.now_s += 31
+    put(ahead, store, "b")
+    wait_until(lambda: store.begun == ["heavy", "a", "b"])
+    assert [getattr(result, "item", result) for result in ahead.drain()] == ["heavy", "A", "B"]
+
+
+def test_read_ahead_what_is_not_to_be_given_up_never_is(store, ahead_of):
+    store.hold("writing", stage=None)
+    ahead = ahead_of(threads=1)
+    put(ahead, store, "writing")
+    wait_until(lambda: store.begun == ["writing"])
+    store.now_s += 10_000
+    put(ahead, store, "a")
+    store.release("writing")
+    assert sorted(ahead.drain()) == ["A", "WRITING"]
+
+
+def test_read_ahead_error_of_an_item_set_aside_is_raised(store):
+    store.hold("bad")
+
+    def fail(item, watch):
+        if store.read(item, watch) == "BAD":
+            raise KeyError("a defect")
+
+    ahead = ReadAhead(fail, threads=2, depth=1)
+    put(ahead, store, "bad")
+    wait_until(lambda: store.begun == ["bad"])
+    store.now_s += 3
+    assert put(ahead, store, "a") == []
+    store.release("bad")
+    with pytest.raises(KeyError, match="a defect"):
+        list(ahead.drain())
+    ahead.close()
+
+
+@pytest.mark.timeout(60)
+def test_read_ahead_store_that_hangs_altogether_is_an_error_and_no_end_of_threads(
+    store, ahead_of, monkeypatch
+):
+    monkeypatch.setattr(module, "MAX_HUNG", 3)
+    first, second = ahead_of(threads=2), ahead_of(threads=2)
+    names = ["a1", "a2", "b1", "b2"]
+    store.hold(*names, "b3")
+    put(first, store, "a1", "a2")
+    put(second, store, "b1", "b2", "b3")
+    wait_until(lambda: sorted(store.begun) == names)
+    store.now_s += 61
+    # Three of them would be endured; that of another wave counts too.
+    assert [timed_out(result)[0] for result in first.drain()] == ["a1", "a2"]
+    with pytest.raises(StoreError) as caught:
+        list(second.drain())
+    assert str(caught.value) == (
+        "The store that holds the images must answer. Received: no answer to 4 reads at once."
+        " See to it, then go on with --resume."
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_read_ahead_some_items_hang_each_is_given_once_and_the_rest_in_order(store, ahead_of, seed):
+    names = [f"i{number:03d}" for number in range(200)]
+    hung = random.Random(seed).sample(names, 6)
+    store.hold(*hung)
+    ahead, given = ahead_of(threads=3, depth=10), []
+    done = threading.Event()
+
+    def run_the_clock():
+        while not done.wait(0.002):
+            store.now_s += 0.5
+
+    threading.Thread(target=run_the_clock, daemon=True).start()
+    for name in names:
+        given.extend(put(ahead, store, name))
+    given.extend(ahead.drain())
+    done.set()
+    lost = [result.item for result in given if isinstance(result, TimedOut)]
+    assert set(hung) <= set(lost)
+    found = [result for result in given if not isinstance(result, TimedOut)]
+    assert sorted([*lost, *map(str.lower, found)]) == names
+
+
+def test_read_ahead_item_without_a_watch_is_waited_for_in_its_place(read_ahead):
+    ahead = ReadAhead(lambda item: time.sleep(item) or item, threads=2, depth=4, timeout_s=0)
+    assert consume(ahead, [0.2, 0.0, 0.1]) == [0.2, 0.0, 0.1]
+    ahead.close()
+
+
+# The watch
+
+
+def test_watch_signs_of_life_keep_a_read_from_being_late_but_not_from_its_end():
+    now = [0.0]
+    watch = Watch(lambda: now[0])
+    for now[0] in range(2, 62, 2):
+        assert not watch.is_late(2.0) and not watch.give_up(60.0)
+        watch.moved()
+    now[0] = 60.5
+    assert not watch.is_late(2.0) and watch.give_up(60.0)
+
+
+def test_watch_without_a_sign_of_life_is_late():
+    now = [0.0]
+    watch = Watch(lambda: now[0])
+    now[0] = 2.5
+    assert watch.is_late(2.0)
+
+
+def test_watch_each_stage_has_its_own_time():
+    now = [0.0]
+    watch = Watch(lambda: now[0])
+    now[0] = 59.0
+    watch.begin(Stage.DECODE)
+    now[0] = 118.0
+    assert not watch.give_up(60.0)
+    now[0] = 119.5
+    assert watch.give_up(60.0) and watch.stage is Stage.DECODE
+
+
+@pytest.mark.parametrize(
+    "goes_on",
+    [Watch.moved, Watch.begin_attempt, lambda watch: watch.begin(None)],
+    ids=["moves", "tries_again", "begins"],
+)
+def test_watch_given_up_tells_its_thread_at_the_next_sign_of_life(goes_on):
+    now = [0.0]
+    watch = Watch(lambda: now[0])
+    watch.begin_attempt()
+    now[0] = 61.0
+    assert watch.give_up(60.0)
+    with pytest.raises(GivenUp):
+        goes_on(watch)
+    assert (watch.stage, watch.attempts) == (Stage.READ, 1)
+    assert watch.give_up(60.0)
