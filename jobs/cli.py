@@ -7,11 +7,13 @@ from jobs.import_seed import import_seed_command
 from jobs.manifest import manifest_command
 from jobs.predict import predict_command
 from jobs.prepare import prepare_command
+from jobs.runs import runs_command
 from jobs.sample import sample_command
 from jobs.score import score_command
 from jobs.show_model import show_model_command
 from jobs.train import train_command
 from jobs.tune import tune_command
+from jobs.verify import verify_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,6 +29,8 @@ for _command in (
     sample_command,
     manifest_command,
     score_command,
+    runs_command,
+    verify_command,
     predict_command,
     prepare_command,
     train_command,

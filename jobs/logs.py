@@ -1,6 +1,8 @@
 """Keeping the libraries' chatter out of what the operator reads."""
 
 import contextlib
+import datetime
+import json
 import logging
 import os
 import sys
@@ -9,14 +11,19 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 
-def load_tensorflow() -> None:
+def load_tensorflow(*, as_json: bool = False) -> None:
     """Imports TensorFlow and Beam's inference without the lines that say nothing.
 
     TensorFlow prints some from C++ before its log can be set up, so only the file
     descriptor can hold them back; where the import fails they are shown after all.
+
+    Args:
+      as_json: Whether the libraries' warnings are lines of JSON.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if as_json:
+        logging.getLogger().handlers[0].setFormatter(_JsonFormatter())
     logging.getLogger().addFilter(_says_something)
     with tempfile.TemporaryFile() as log:
         try:
@@ -26,6 +33,20 @@ def load_tensorflow() -> None:
             log.seek(0)
             sys.stderr.write(log.read().decode(errors="replace"))
             raise
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        now = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        return json.dumps(
+            {
+                "time": now.isoformat(timespec="milliseconds"),
+                "level": record.levelname.lower(),
+                "event": "log",
+                "logger": record.name,
+                "message": record.getMessage(),
+            }
+        )
 
 
 def _says_something(record: logging.LogRecord) -> bool:

@@ -4,8 +4,9 @@ import os
 
 import click
 
-from jobs.command import Command
+from jobs.command import SHOW_FAILURE, Command
 from jobs.logs import load_tensorflow
+from schemas.rejects import Reason
 
 
 class ReviewBudget(click.ParamType):
@@ -33,6 +34,32 @@ class ReviewBudget(click.ParamType):
     "--model", "bundle", metavar="BUNDLE", show_default="demonstration", help="Model bundle."
 )
 @click.option("--run-id", metavar="ID", show_default="start in UTC", help="Names the run.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with --run-id, or with the newest unfinished run of the same settings; start"
+    " anew where there is none.",
+)
+@click.option(
+    "--only-new",
+    is_flag=True,
+    help="Skip images whose files have not changed since a published run of the same model and"
+    " settings scored or rejected them.",
+)
+@click.option(
+    "--retry-rejects",
+    metavar="RUN",
+    help="Score only the images of the manifest that a published run, OUTPUT/runs/ID.json,"
+    " rejected.",
+)
+@click.option(
+    "--retry-reason",
+    "retry_reasons",
+    multiple=True,
+    type=click.Choice([reason.value for reason in Reason]),
+    metavar="CODE",
+    help="With --retry-rejects: only those rejected for this reason; repeatable.",
+)
 @click.option(
     "--thresholds", metavar="FILE", show_default="the bundle's", help="Thresholds as JSON."
 )
@@ -95,16 +122,35 @@ class ReviewBudget(click.ParamType):
 @click.option(
     "--carry", multiple=True, metavar="COLUMN", help="Manifest column copied to the scores."
 )
+@click.option(
+    "--redact-uris",
+    is_flag=True,
+    help="Keep uris, and ids made from them, out of everything that is published.",
+)
+@click.option(
+    "--log-json", is_flag=True, help="Log to standard error as JSON, one line a change of state."
+)
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.argument("beam_args", nargs=-1, type=click.UNPROCESSED)
-def score_command(bundle: str | None, quiet: bool, beam_args: tuple[str, ...], **options):
+@click.pass_context
+def score_command(
+    context: click.Context,
+    bundle: str | None,
+    log_json: bool,
+    quiet: bool,
+    beam_args: tuple[str, ...],
+    **options,
+):
     """Scores the images of a manifest and publishes Parquet and overlays.
 
     What follows -- goes to Beam as pipeline options. On this machine Beam's
     FnApiRunner runs, also where --runner=DirectRunner asks for Beam's default.
     """
-    load_tensorflow()
-    from jobs.progress import show_progress
+    if options["retry_reasons"] and options["retry_rejects"] is None:
+        raise click.UsageError("--retry-reason needs --retry-rejects.")
+    load_tensorflow(as_json=log_json)
+    from jobs.progress import Console, JsonLines, Quiet
+    from jobs.signals import stop_on_signals
     from jobs.summary import summarise
     from model.bundle import demo_bundle_path
     from pipeline.run import ScoreOptions, score_manifest
@@ -112,6 +158,10 @@ def score_command(bundle: str | None, quiet: bool, beam_args: tuple[str, ...], *
     score_options = ScoreOptions(
         bundle=bundle or demo_bundle_path(), beam_args=beam_args, **options
     )
-    record = score_manifest(score_options, show_progress(quiet))
+    display = JsonLines() if log_json else Quiet() if quiet else Console()
+    if log_json:
+        context.meta[SHOW_FAILURE] = display
+    with display, stop_on_signals(display):
+        record = score_manifest(score_options, display)
     if not quiet:
         click.echo(summarise(record, score_options.output))

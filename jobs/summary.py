@@ -11,12 +11,15 @@ def summarise(record: dict, output: str) -> str:
       output: The folder of all runs, as the user gave it.
     """
     counts, timings = record["counts"], record["timings_s"]
-    images = counts["scored"] + counts["rejected"]
+    images = counts["scored"] + counts["rejected"] - counts["kept"]
     rate = images / timings["score"]
     lines = [
         f"Run {record['run_id']}: {counts['manifest']} images in the manifest,"
-        f" {counts['scored']} scored, {counts['rejected']} rejected.",
+        f" {counts['scored']} scored, {counts['rejected']} rejected"
+        + (f", {counts['skipped']} skipped." if counts["skipped"] else "."),
     ]
+    if counts["kept"]:
+        lines.append(f"  From earlier attempts: {counts['kept']} images.")
     if counts["rejected"]:
         reasons = (f"{name} {count}" for name, count in record["rejected_by_reason"].items())
         lines.append(f"  Rejected: {', '.join(reasons)}.")

@@ -3,14 +3,20 @@
 * `pipeline.run`: one run, from options to a published record.
 * `pipeline.manifest`, `pipeline.manifest_formats`, `pipeline.uris`: checking a manifest.
 * `pipeline.listing`: making one from folders and globs.
-* `pipeline.images`: `LoadImages`, reading and decoding ahead of the network.
+* `pipeline.starting`, `pipeline.lock`, `pipeline.settings`, `pipeline.run_state`: which run a
+  start works on, alone, and under which settings.
+* `pipeline.planning`: which images no earlier attempt and no published run holds.
+* `pipeline.images`: `LoadImages`, reading and decoding ahead of the network, by way of
+  `read_ahead`, `watch` and `source`.
 * `pipeline.scoring`: `ScoreImages`, batches through the frozen graph.
 * `pipeline.rows`: `ApplyThresholds`, a row of the scores table an image.
 * `pipeline.staging`: `StageRows`, durable parts that the commit reads back.
 * `pipeline.archive`: the pipeline of these, local in waves or whole on a cluster.
 * `pipeline.commit`: from staged parts to a published run, by way of `ledger`,
-  `drawing`, `compaction`, `worklist` and `record`.
-* `pipeline.labelled`: labelled images for training.
+  `drawing`, `compaction`, `worklist`, `record` and `publishing`.
+* `pipeline.run_listing`, `pipeline.verification`: what is in OUTPUT, and whether it still is
+  what was published.
+* `pipeline.preparation`, `pipeline.train`: labelled images for training.
 
 Imports `model` and `schemas`; knows nothing of the command line.
 """

@@ -9,13 +9,15 @@ from model.calibration import Calibration
 from model.serving import ScorerSettings
 from model.thresholds import Thresholds
 from pipeline import images, scoring
-from pipeline.images import LoadImages
+from pipeline.images import READS_RETRIED, LoadImages
 from pipeline.layout import RunPaths
 from pipeline.manifest import CheckedManifest, read_row_group
+from pipeline.planning import WorkPlan
 from pipeline.rows import ApplyThresholds, reject_row
-from pipeline.runner import Runner
+from pipeline.runner import Runner, counter
 from pipeline.scoring import ScoreImages
 from pipeline.staging import StageRows
+from pipeline.stopping import STOP
 from schemas.tables import REJECTS_SCHEMA, scores_schema
 
 
@@ -25,23 +27,27 @@ class ScoringJob:
 
     Attributes:
       paths: Of the run.
-      manifest: Checked.
+      manifest: Checked; all images of the run.
+      plan: Which of them are left to score.
       scorer: What decides a score.
       thresholds: What decides a flag, one for each of the 14 findings.
       thresholds_id: Of these.
       calibration: What makes probabilities of scores; None where they stay scores.
       batch_size: Images a batch.
       decode_threads: Threads that read and decode, a worker.
+      redact_uris: Whether uris are kept out of the rows.
     """
 
     paths: RunPaths
     manifest: CheckedManifest
+    plan: WorkPlan
     scorer: ScorerSettings
     thresholds: Thresholds
     thresholds_id: str
     calibration: Calibration | None
     batch_size: int
     decode_threads: int
+    redact_uris: bool
 
 
 class ReadManifest(beam.PTransform):
@@ -97,6 +103,7 @@ class ScoreRows(beam.PTransform):
                 model_id=job.scorer.model_id,
                 thresholds_id=job.thresholds_id,
                 carried=carried,
+                redact_uris=job.redact_uris,
             )
             | "StageScores" >> StageRows(job.paths.parts("scores"), scores_schema(carried))
         )
@@ -104,7 +111,7 @@ class ScoreRows(beam.PTransform):
         for step, found in rejected.items():
             (
                 found
-                | f"Row_rejected_at_{step}" >> beam.Map(reject_row)
+                | f"Row_rejected_at_{step}" >> beam.Map(reject_row, job.redact_uris)
                 | f"Stage_rejected_at_{step}"
                 >> StageRows(job.paths.parts("rejects"), REJECTS_SCHEMA)
             )
@@ -119,17 +126,25 @@ class ScoreArchive(beam.PTransform):
         self._row_groups = list(row_groups)
 
     def expand(self, pipeline):
-        (pipeline | ReadManifest(self._job.manifest.path, self._row_groups) | ScoreRows(self._job))
+        (pipeline | ReadManifest(self._job.plan.work.path, self._row_groups) | ScoreRows(self._job))
 
 
-def score_archive(job: ScoringJob, runner: Runner) -> None:
-    """Scores the whole manifest into staged parts.
+def score_archive(job: ScoringJob, runner: Runner) -> int:
+    """Scores what is left of the manifest into staged parts.
 
-    A local runner gets the manifest in waves of a row group, because it holds what
-    it shuffles in memory and loses it with the process; the scorer stays loaded
-    between waves. Any other runner gets the manifest in one pipeline.
+    A local runner gets the rows in waves of a row group, because it holds what it
+    shuffles in memory and loses it with the process; the scorer stays loaded between
+    waves. Any other runner gets all of them in one pipeline. Ends early, between or
+    within waves, once a stop is requested.
+
+    Returns:
+      How many reads were tried again.
     """
-    groups = range(job.manifest.row_groups)
-    waves = ([group] for group in groups) if runner.is_local else [groups]
+    groups, retries = range(job.plan.work.row_groups), 0
+    waves = [[group] for group in groups] if runner.is_local else [groups] if groups else []
     for wave in waves:
-        runner.run(lambda pipeline, wave=wave: pipeline | ScoreArchive(job, wave))
+        if STOP.requested:
+            break
+        result = runner.run(lambda pipeline, wave=wave: pipeline | ScoreArchive(job, wave))
+        retries += counter(result, READS_RETRIED)
+    return retries

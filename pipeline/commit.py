@@ -1,11 +1,9 @@
 """From staged parts to a published run: nothing lost, nothing doubled, or nothing at all."""
 
 import dataclasses
-import json
-import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -14,15 +12,16 @@ import duckdb
 
 from model.bundle import BundleInfo
 from pipeline.archive import ScoringJob
-from pipeline.compaction import compact, plan_files
+from pipeline.compaction import compact, plan_files, write_skipped
+from pipeline.database import connect
 from pipeline.drawing import DrawingSettings, draw_overlays, plan_drawings
-from pipeline.layout import RunPaths, write_atomically
-from pipeline.ledger import Ledger, connect, freeze_ledger
+from pipeline.layout import RunPaths, staged_parts
+from pipeline.ledger import Ledger, freeze_ledger
+from pipeline.publishing import prepare, publish
 from pipeline.record import RunFacts, build_record, file_metadata
 from pipeline.runner import Runner
-from pipeline.staging import staged_parts
 from pipeline.worklist import write_worklist
-from schemas.tables import REJECTS_SCHEMA, scores_schema, with_metadata
+from schemas.tables import REJECTS_SCHEMA, SKIPPED_SCHEMA, scores_schema, with_metadata
 
 
 class RejectLimitError(Exception):
@@ -30,7 +29,7 @@ class RejectLimitError(Exception):
 
 
 class ReconciliationError(Exception):
-    """Scored and rejected rows are not the manifest's rows; nothing was published."""
+    """Rows scored, rejected and skipped are not the manifest's; nothing was published."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +50,22 @@ class CommitSettings:
     review_budget: float | int | None
 
 
-def commit_run(job: ScoringJob, settings: CommitSettings, runner: Runner, facts: RunFacts) -> dict:
+def commit_run(
+    job: ScoringJob,
+    settings: CommitSettings,
+    runner: Runner,
+    facts: RunFacts,
+    checkpoint: Callable[[str], None] = lambda step: None,
+) -> dict:
     """Publishes what is staged, and returns the record that was written last.
+
+    Args:
+      job: What was scored.
+      settings: What else the commit needs.
+      runner: Draws and compacts.
+      facts: What the run knows.
+      checkpoint: Called with the name of each step that is done, the last time when
+        all is built and nothing published; ends the commit by raising.
 
     Raises:
       RejectLimitError: Before anything is drawn.
@@ -62,43 +75,32 @@ def commit_run(job: ScoringJob, settings: CommitSettings, runner: Runner, facts:
     # What an earlier attempt at this commit left is made again from the parts.
     shutil.rmtree(paths.commit, ignore_errors=True)
     with connect(paths.commit) as connection:
-        ledger = freeze_ledger(connection, paths)
-        _check_reject_limit(ledger, job.manifest.rows, settings.reject_limit)
+        ledger = freeze_ledger(connection, paths, job.plan)
+        _check_reject_limit(ledger, job, settings.reject_limit)
         with _timed(timings_s, "draw"):
             drawn = _draw(connection, ledger, job, settings.drawing, runner)
+        checkpoint("drawn")
         with _timed(timings_s, "write"):
-            tables = _compact(ledger, job, settings.bundle, runner)
+            tables = _compact(connection, ledger, job, settings.bundle, runner)
             _reconcile(connection, paths, tables, job.manifest.rows)
             flagged, listed = _rank(connection, tables["scores"], job, settings)
     counts = {
         "manifest": job.manifest.rows,
         "scored": ledger.counts["scores"],
         "rejected": ledger.counts["rejects"],
-        "skipped": 0,
+        "skipped": job.plan.skipped or 0,
         "flagged": flagged,
         "listed": listed,
         **drawn,
+        "kept": job.plan.kept,
         "duplicates_dropped": ledger.duplicates,
+        "outdated_dropped": ledger.outdated,
     }
     record = build_record(job, settings.bundle, facts, counts, ledger.reasons)
+    checkpoint("built")
+    prepare(paths, record)
     publish(paths, record)
     return record
-
-
-def publish(paths: RunPaths, record: dict) -> None:
-    """Moves the built folders in place, one rename each, and writes the record last."""
-    for kind in ("scores", "rejects", "gradcam"):
-        target = paths.published(kind)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(paths.built(kind), target)
-    worklist = paths.published("worklist")
-    worklist.mkdir(parents=True, exist_ok=True)
-    for path in sorted(paths.built("worklist").iterdir()):
-        os.rename(path, worklist / path.name)
-    paths.record.parent.mkdir(exist_ok=True)
-    write_atomically(paths.record, json.dumps(record, indent=2).encode() + b"\n")
-    # The run is published, whatever becomes of its leftovers.
-    shutil.rmtree(paths.staging, ignore_errors=True)
 
 
 def share_of(share: float, rows: int) -> Decimal:
@@ -106,13 +108,14 @@ def share_of(share: float, rows: int) -> Decimal:
     return Decimal(str(share)) * rows
 
 
-def _check_reject_limit(ledger: Ledger, rows: int, limit: float) -> None:
-    rejected = ledger.counts["rejects"]
+def _check_reject_limit(ledger: Ledger, job: ScoringJob, limit: float) -> None:
+    rejected, rows = ledger.counts["rejects"], job.manifest.rows
     if rejected > share_of(limit, rows):
         reasons = ", ".join(f"{reason} {count}" for reason, count in ledger.reasons.items())
         raise RejectLimitError(
             f"{rejected} of {rows} images were rejected ({reasons}), more than --reject-limit"
-            f" {limit} allows. Nothing was published. Mend the images, or raise --reject-limit."
+            f" {limit} allows. Nothing was published. Mend the images, or raise --reject-limit;"
+            f" then go on with --resume --run-id {job.paths.run_id}."
         )
 
 
@@ -126,7 +129,7 @@ def _draw(
     """Draws, and returns how many images and overlays that gave, and why others did not."""
     paths = job.paths
     plan = paths.commit / "drawings.parquet"
-    groups = plan_drawings(connection, ledger, settings, plan)
+    groups = plan_drawings(connection, ledger, settings, plan, paths.manifest)
     draw_overlays(plan, groups, paths, job.thresholds, settings, job.decode_threads, runner)
     parts = staged_parts(paths.built("drawn"))
     if not parts:
@@ -147,9 +150,13 @@ def _draw(
 
 
 def _compact(
-    ledger: Ledger, job: ScoringJob, bundle: BundleInfo, runner: Runner
+    connection: duckdb.DuckDBPyConnection,
+    ledger: Ledger,
+    job: ScoringJob,
+    bundle: BundleInfo,
+    runner: Runner,
 ) -> dict[str, list[Path]]:
-    """Compacts both tables and returns their files."""
+    """Compacts all tables and returns their files."""
     schemas = {"scores": scores_schema(job.manifest.carried), "rejects": REJECTS_SCHEMA}
     metadata = file_metadata(job, bundle)
     written = {}
@@ -157,6 +164,11 @@ def _compact(
         files = plan_files(job.paths.built(table), ledger.parts[table], ledger)
         compact(files, with_metadata(schema, metadata), job.paths.built("drawn"), runner)
         written[table] = [file.path for file in files]
+    if job.plan.skipped is not None:
+        path = job.paths.built("skipped") / "part-00000.parquet"
+        schema = with_metadata(SKIPPED_SCHEMA, metadata)
+        write_skipped(connection, job.plan.held, job.paths.run_id, schema, path)
+        written["skipped"] = [path]
     return written
 
 

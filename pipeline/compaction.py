@@ -1,16 +1,18 @@
 """Many staged parts into few published files."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import apache_beam as beam
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.database import STAGED_PARTS
+from pipeline.layout import staged_parts
 from pipeline.ledger import Ledger
 from pipeline.runner import Runner
-from pipeline.staging import staged_parts
 
 ROWS_A_GROUP = 64 * 1024
 _ROWS_A_FILE = 4 * ROWS_A_GROUP
@@ -99,6 +101,35 @@ def write_file(file: OutputFile, schema: pa.Schema, overlays: dict[str, dict[str
             if "cams" in schema.names:
                 table = _with_overlays(table, overlays)
             writer.write_table(table, row_group_size=ROWS_A_GROUP)
+
+
+def write_skipped(
+    connection: duckdb.DuckDBPyConnection,
+    held: Sequence[str],
+    run_id: str,
+    schema: pa.Schema,
+    path: Path,
+) -> None:
+    """Writes which images other runs hold, in the manifest's order.
+
+    Args:
+      connection: Sorts.
+      held: Files that name what is held, and by which run.
+      run_id: Of this run, whose own rows are not skipped.
+      schema: Of the table, with the metadata of the run.
+      path: New; its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        if not held:
+            return
+        reader = connection.sql(
+            f"SELECT image_id, held_by_run FROM {STAGED_PARTS} WHERE held_by_run <> ?"
+            " ORDER BY _part, file_row_number",
+            params=[list(held), run_id],
+        ).to_arrow_reader(ROWS_A_GROUP)
+        for batch in reader:
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema), ROWS_A_GROUP)
 
 
 def _gather(file: OutputFile, schema: pa.Schema) -> Iterator[pa.Table]:

@@ -1,6 +1,7 @@
 """Grad-CAM overlays of the flagged images that rank highest."""
 
 import dataclasses
+import glob
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,20 +10,25 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from PIL import Image
 
 from model.decoding import decode_grey
 from model.overlays import overlay_jpeg, overlay_name
 from model.thresholds import Thresholds
+from pipeline.database import STAGED_PARTS
+from pipeline.images import READS_RETRIED
 from pipeline.layout import RunPaths, write_atomically
-from pipeline.ledger import STAGED_PARTS, Ledger
-from pipeline.read_ahead import ReadAhead
+from pipeline.ledger import Ledger
+from pipeline.read_ahead import ReadAhead, TimedOut
 from pipeline.runner import Runner
 from pipeline.source import read_source
 from pipeline.staging import StageRows
+from pipeline.stopping import STOP
+from pipeline.watch import Watch
 from schemas.findings import FINDINGS, score_column
-from schemas.rejects import ImageError
+from schemas.rejects import ImageError, Stage
 from schemas.tables import CAM_SIDE
 
 _ROWS_A_GROUP = 64
@@ -56,22 +62,38 @@ class DrawingSettings:
 
 
 def plan_drawings(
-    connection: duckdb.DuckDBPyConnection, ledger: Ledger, settings: DrawingSettings, plan: Path
+    connection: duckdb.DuckDBPyConnection,
+    ledger: Ledger,
+    settings: DrawingSettings,
+    plan: Path,
+    manifest: Path,
 ) -> int:
     """Writes which images to draw, in order of their rank.
+
+    Args:
+      connection: Holds what the ledger kept.
+      ledger: The staged parts.
+      settings: How much to draw.
+      plan: The Parquet file to write.
+      manifest: The checked one. It says where the images are: scores may not.
 
     Returns:
       The number of row groups written to `plan`.
     """
     if not (ledger.parts["scores"] and settings.top and settings.limit):
         return 0
-    scores = ", ".join(f'"{score_column(finding)}"' for finding in FINDINGS)
+    scores = ", ".join(f's."{score_column(finding)}"' for finding in FINDINGS)
     reader = connection.sql(
-        f"SELECT s.image_id, uri, source_version, [{scores}] AS scores, cams"
+        "WITH ranked AS ("
+        f"SELECT s.image_id, source_version, [{scores}] AS scores, cams, abnormality"
         f" FROM {STAGED_PARTS} s"
         " JOIN kept ON kept.part = s._part AND kept.number = s.file_row_number"
-        " WHERE flagged ORDER BY abnormality DESC, s.image_id LIMIT ?",
-        params=[ledger.parts["scores"], settings.limit],
+        " WHERE flagged ORDER BY abnormality DESC, s.image_id LIMIT ?)"
+        " SELECT ranked.image_id, m.uri, ranked.source_version, ranked.scores, ranked.cams"
+        " FROM ranked JOIN read_parquet(?, hive_partitioning=false) m"
+        " ON m.image_id = ranked.image_id"
+        " ORDER BY ranked.abnormality DESC, ranked.image_id",
+        params=[ledger.parts["scores"], settings.limit, glob.escape(str(manifest))],
     ).to_arrow_reader(_ROWS_A_GROUP)
     with pq.ParquetWriter(plan, reader.schema, compression="zstd") as writer:
         for batch in reader:
@@ -82,7 +104,8 @@ def plan_drawings(
 class DrawOverlays(beam.PTransform):
     """Planned images in; JPEGs in `folder`, and a row of `DRAWN_SCHEMA` a finding, out.
 
-    A retry writes the same files again.
+    A retry writes the same files again. After a request to stop (`pipeline.stopping`)
+    no more is drawn.
     """
 
     def __init__(
@@ -107,33 +130,50 @@ class _DrawDoFn(beam.DoFn):
         self._thresholds = thresholds
         self._settings = settings
         self._threads = threads
+        self._retried = Metrics.counter("prescreen", READS_RETRIED)
 
     def setup(self):
         self._ahead = ReadAhead(self._draw, threads=self._threads, depth=2 * self._threads)
 
     def process(self, planned: dict):
-        for rows in self._ahead.put(planned):
-            yield from rows
+        for drawn in STOP.until_requested(self._ahead.put(planned, Watch())):
+            yield from self._rows(drawn)
 
     def finish_bundle(self):
-        for rows in self._ahead.drain():
-            yield from map(GlobalWindows.windowed_value, rows)
+        for drawn in STOP.until_requested(self._ahead.drain()):
+            yield from map(GlobalWindows.windowed_value, self._rows(drawn))
 
     def teardown(self):
         self._ahead.close()
 
-    def _draw(self, planned: dict) -> list[dict]:
-        return list(draw_image(planned, self._paths, self._thresholds, self._settings))
+    def _draw(self, planned: dict, watch: Watch) -> tuple[list[dict], Watch]:
+        rows = draw_image(planned, self._paths, self._thresholds, self._settings, watch)
+        return list(rows), watch
+
+    def _rows(self, drawn: tuple[list[dict], Watch] | TimedOut) -> list[dict]:
+        if isinstance(drawn, TimedOut):
+            cams = drawn.item["cams"][: self._settings.top]
+            rows = [_not_drawn(drawn.item, cam["finding"], drawn.error.reason) for cam in cams]
+            watch = drawn.watch
+        else:
+            rows, watch = drawn
+        self._retried.inc(watch.attempts - 1)
+        return rows
 
 
 def draw_image(
-    planned: dict, paths: RunPaths, thresholds: dict[str, float], settings: DrawingSettings
+    planned: dict,
+    paths: RunPaths,
+    thresholds: dict[str, float],
+    settings: DrawingSettings,
+    watch: Watch,
 ) -> Iterator[dict]:
     """Draws the highest-scored findings of one image; gives a row of `DRAWN_SCHEMA` each."""
-    grey, reason = _read_grey(planned)
+    grey, reason = _read_grey(planned, watch)
+    # Not to be given up from here on: a file written after that would be in no row.
+    watch.begin(None)
     for cam in planned["cams"][: settings.top]:
         finding = cam["finding"]
-        row = {"image_id": planned["image_id"], "finding": finding}
         jpeg = None
         if grey is not None:
             jpeg = overlay_jpeg(
@@ -145,7 +185,7 @@ def draw_image(
                 note=settings.note,
             )
         if jpeg is None:
-            yield {**row, "overlay": None, "reason": reason}
+            yield _not_drawn(planned, finding, reason)
             continue
         name = overlay_name(planned["image_id"], finding)
         path = paths.built("gradcam") / name
@@ -153,18 +193,29 @@ def draw_image(
         write_atomically(path, jpeg)
         published = paths.published("gradcam") / name
         yield {
-            **row,
+            "image_id": planned["image_id"],
+            "finding": finding,
             "overlay": published.relative_to(paths.output).as_posix(),
             "reason": None,
         }
 
 
-def _read_grey(planned: dict) -> tuple[Image.Image | None, str]:
+def _not_drawn(planned: dict, finding: str, reason: str) -> dict:
+    return {
+        "image_id": planned["image_id"],
+        "finding": finding,
+        "overlay": None,
+        "reason": str(reason),
+    }
+
+
+def _read_grey(planned: dict, watch: Watch) -> tuple[Image.Image | None, str]:
     """Returns the image if it still is the one scored, and why a finding is not drawn."""
     try:
-        source = read_source(planned["uri"])
-        if source.version != planned["source_version"]:
+        source = read_source(planned["uri"], watch)
+        if source.version.version != planned["source_version"]:
             return None, SOURCE_CHANGED
+        watch.begin(Stage.DECODE)
         return decode_grey(source.data), NO_ATTENTION
     except ImageError as error:
         return None, error.reason.value

@@ -31,9 +31,24 @@ class RunPaths:
         return self.output / "_staging" / self.run_id
 
     @property
+    def state(self) -> Path:
+        """What the run is: under which settings it began, written first."""
+        return self.staging / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works on the run."""
+        return self.staging / "lock"
+
+    @property
     def manifest(self) -> Path:
         """The checked manifest."""
         return self.staging / "manifest.parquet"
+
+    @property
+    def plan(self) -> Path:
+        """Which rows of the manifest are to be scored, and which are held already."""
+        return self.staging / "plan"
 
     def parts(self, table: str) -> Path:
         """Folder of the staged parts of a table."""
@@ -44,6 +59,11 @@ class RunPaths:
         """What the commit makes before it publishes."""
         return self.staging / "commit"
 
+    @property
+    def prepared(self) -> Path:
+        """The record of a commit that is built and durable; from here it only goes forward."""
+        return self.staging / "prepared.json"
+
     def built(self, kind: str) -> Path:
         """Where the commit builds the folder of a kind of result."""
         return self.commit / kind
@@ -53,6 +73,17 @@ class RunPaths:
         if kind == "worklist":
             return self.output / kind
         return self.output / kind / f"run_id={self.run_id}"
+
+
+def staged_runs(output: Path) -> list[RunPaths]:
+    """Returns the runs that have a staging folder in `output`, by id."""
+    folders = sorted((output / "_staging").glob("[!.]*/"))
+    return [RunPaths(output, path.name) for path in folders]
+
+
+def staged_parts(folder: Path) -> list[str]:
+    """Returns the complete parts of a table in `folder`, by name."""
+    return sorted(str(path) for path in folder.glob("[!.]*.parquet"))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -67,3 +98,19 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Makes a file's content, or the names in a folder, survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Makes a folder and all that is in it survive a loss of power."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)

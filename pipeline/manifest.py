@@ -14,14 +14,15 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import duckdb
 import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from pipeline.database import connect
 from pipeline.manifest_formats import Row, manifest_columns, read_rows, write_rows
-from pipeline.uris import image_id_of, manifest_folder, resolve_uri
+from pipeline.uris import image_id_of, manifest_folder, redacted_id, resolve_uri
 from schemas.errors import InputError
 from schemas.tables import UNDERSTOOD_COLUMNS, manifest_schema, scores_schema
 
@@ -34,10 +35,9 @@ NIH_COLUMNS = {
 }
 """What the NIH `Data_Entry` CSV calls the columns of a manifest."""
 
-_DUCKDB_COLUMNS = ("file_row_number", "_part", "_name", "_cam")
+_DUCKDB_COLUMNS = ("file_row_number", "_part", "_name", "_cam", "held_by_run")
 """Names that queries of the commit use for themselves."""
 
-_DUCKDB_CONFIG = {"memory_limit": "1GB", "threads": 2, "preserve_insertion_order": False}
 _EMPTY_URIS = """
     SELECT file_row_number + 1, count(*) OVER ()
     FROM read_parquet(?, file_row_number = true, hive_partitioning = false)
@@ -74,7 +74,23 @@ class ManifestRow:
     carried: tuple[str | None, ...]
 
 
-def check_manifest(uri: str, *, into: str, carry: Sequence[str] = ()) -> CheckedManifest:
+def carried_columns(uri: str, carry: Sequence[str] = ()) -> tuple[str, ...]:
+    """Returns the columns of a manifest that go on to the scores, without reading its rows.
+
+    Args:
+      uri: As for `check_manifest`.
+      carry: Columns to carry beside `UNDERSTOOD_COLUMNS`.
+
+    Raises:
+      InputError: The manifest has not the columns it must have.
+    """
+    _check_carry(carry)
+    return _carried(_layout(uri, carry))
+
+
+def check_manifest(
+    uri: str, *, into: str, carry: Sequence[str] = (), redact_ids: bool = False
+) -> CheckedManifest:
     """Writes the checked, normalised form of a manifest, in the manifest's order.
 
     Args:
@@ -82,18 +98,20 @@ def check_manifest(uri: str, *, into: str, carry: Sequence[str] = ()) -> Checked
         local or of any scheme that Beam's FileSystems know.
       into: Local Parquet file to write; appears only if every check passes.
       carry: Columns to carry beside `UNDERSTOOD_COLUMNS`.
+      redact_ids: Whether an id that the manifest does not give is made so that it
+        does not tell the uri.
 
     Raises:
       InputError: The manifest breaks a rule.
     """
     _check_carry(carry)
     layout = _layout(uri, carry)
-    carried = tuple(name for name in layout if name not in ("uri", "image_id"))
+    carried = _carried(layout)
     folder = os.path.dirname(os.path.abspath(into))
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         unchecked = os.path.join(scratch, "unchecked.parquet")
-        write_rows(_normalised(uri, layout), manifest_schema(carried).names, unchecked)
+        write_rows(_normalised(uri, layout, redact_ids), manifest_schema(carried).names, unchecked)
         metadata = pq.read_metadata(unchecked)
         if not metadata.num_rows:
             raise _no_rows(uri)
@@ -153,6 +171,10 @@ def _layout(uri: str, carry: Sequence[str]) -> dict[str, str]:
     return layout
 
 
+def _carried(layout: dict[str, str]) -> tuple[str, ...]:
+    return tuple(name for name in layout if name not in ("uri", "image_id"))
+
+
 def _listed(columns: Sequence[str]) -> str:
     """Lists names of letters alone: without a header, a patient's data would stand here."""
     names = [repr(name) for name in columns if name.replace(" ", "").replace("_", "").isalpha()]
@@ -160,7 +182,7 @@ def _listed(columns: Sequence[str]) -> str:
     return ", ".join(names + [f"{hidden} of other characters"] * bool(hidden))
 
 
-def _normalised(uri: str, layout: dict[str, str]) -> Iterator[Row]:
+def _normalised(uri: str, layout: dict[str, str], redact_ids: bool) -> Iterator[Row]:
     """Yields id, resolved uri and carried values; the first two None where uri is empty."""
     folder = manifest_folder(uri)
     texts = {layout[name] for name in ("uri", "image_id") if name in layout}
@@ -169,7 +191,10 @@ def _normalised(uri: str, layout: dict[str, str]) -> Iterator[Row]:
         if path is None:
             yield (None, None, *values)
         else:
-            yield (image_id or image_id_of(path, folder), resolve_uri(path, folder), *values)
+            resolved = resolve_uri(path, folder)
+            if not image_id:
+                image_id = redacted_id(resolved) if redact_ids else image_id_of(path, folder)
+            yield (image_id, resolved, *values)
 
 
 def _no_rows(uri: str) -> InputError:
@@ -185,8 +210,7 @@ def _check_rows(path: str, *, named: bool) -> None:
       path: Local Parquet file, in a folder to spill to.
       named: Whether the manifest gave the ids, so that they may be told.
     """
-    config = {**_DUCKDB_CONFIG, "temp_directory": os.path.dirname(path)}
-    with duckdb.connect(config=config) as connection:
+    with connect(Path(path).parent) as connection:
         empty = connection.execute(_EMPTY_URIS, [glob.escape(path)]).fetchall()
         if empty:
             raise InputError(

@@ -24,12 +24,12 @@ from model.image_cache import (
 from pipeline import images
 from pipeline.commit import RejectLimitError, share_of
 from pipeline.images import LoadImages
-from pipeline.layout import write_atomically
+from pipeline.layout import staged_parts, write_atomically
 from pipeline.manifest import CheckedManifest, ManifestRow, check_manifest, read_row_group
 from pipeline.manifest_formats import manifest_columns
 from pipeline.rows import reject_row
 from pipeline.runner import Runner
-from pipeline.staging import StageRows, staged_parts
+from pipeline.staging import StageRows
 from schemas.contract import STANDARD_CONTRACT
 from schemas.errors import InputError
 from schemas.tables import REJECTS_SCHEMA

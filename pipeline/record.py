@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from model.bundle import BundleInfo
 from pipeline.archive import ScoringJob
 from pipeline.layout import RunPaths
+from pipeline.run_state import RunState, record_digest
+from pipeline.settings import RowSettings
 
 RECORD_VERSION = 1
 _SOFTWARE = ("prescreen", "tensorflow", "keras", "apache-beam", "pyarrow", "numpy", "pillow")
@@ -23,16 +25,22 @@ class RunFacts:
     """What is known of a run before it commits.
 
     Attributes:
-      started: When it began, in UTC.
+      state: When it began, under which settings, and how often.
+      settings: What changes a row.
+      manifest_sha256: Of the checked manifest; tells whether it is the same one.
       runner: Name of the Beam runner.
       options: All options as given or defaulted.
-      timings_s: Seconds by stage; the commit adds its own.
+      timings_s: Seconds by stage of this attempt; the commit adds its own.
+      read_retries: Reads tried again in this attempt.
     """
 
-    started: datetime.datetime
+    state: RunState
+    settings: RowSettings
+    manifest_sha256: str
     runner: str
     options: dict
     timings_s: dict[str, float]
+    read_retries: int
 
 
 def file_metadata(job: ScoringJob, bundle: BundleInfo) -> dict:
@@ -67,7 +75,7 @@ def build_record(
     """
     expected = bundle.metrics.get("flag_rate", {}).get(job.scorer.tta)
     scored = counts["scored"]
-    return {
+    record = {
         "record_version": RECORD_VERSION,
         **file_metadata(job, bundle),
         "counts": counts,
@@ -77,22 +85,29 @@ def build_record(
             "actual": counts["flagged"] / scored if scored else None,
         },
         "files": list(_built_files(job.paths)),
+        "manifest_sha256": facts.manifest_sha256,
         "options": facts.options,
-        "parent_run": None,
+        "settings": facts.settings.to_json(),
+        "settings_digest": facts.settings.digest,
+        "scoring_digest": facts.settings.scoring_digest,
+        "parent_run": facts.state.parent_run,
+        "attempts": facts.state.attempts,
+        "read_retries": facts.read_retries,
         "runner": facts.runner,
         "timings_s": {name: round(seconds, 3) for name, seconds in facts.timings_s.items()},
         "software": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in _SOFTWARE},
         },
-        "started_at": facts.started.isoformat(timespec="seconds"),
+        "started_at": facts.state.started.isoformat(timespec="seconds"),
         "ended_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+    return {**record, "record_sha256": record_digest(record)}
 
 
 def _built_files(paths: RunPaths) -> Iterator[dict]:
     """Gives the path to be, size, digest and rows of all that is about to be published."""
-    for kind in ("scores", "rejects", "worklist", "gradcam"):
+    for kind in ("scores", "rejects", "skipped", "worklist", "gradcam"):
         built = paths.built(kind)
         for path in sorted(path for path in built.rglob("*") if path.is_file()):
             target = paths.published(kind) / path.relative_to(built)
@@ -100,11 +115,12 @@ def _built_files(paths: RunPaths) -> Iterator[dict]:
             yield {
                 "path": target.relative_to(paths.output).as_posix(),
                 "size_bytes": path.stat().st_size,
-                "sha256": _sha256(path),
+                "sha256": file_sha256(path),
                 "rows": pq.read_metadata(path).num_rows if is_table else None,
             }
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Returns the digest of a file, 64 hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,6 +22,7 @@ class ApplyThresholds(beam.PTransform):
         None for the scores themselves.
       model_id, thresholds_id: Stored in each row.
       carried: Names of the carried columns, in the order of the manifest rows.
+      redact_uris: Whether rows have no uri.
     """
 
     def __init__(
@@ -32,16 +33,23 @@ class ApplyThresholds(beam.PTransform):
         model_id: str,
         thresholds_id: str,
         carried: tuple[str, ...],
+        redact_uris: bool,
     ):
         super().__init__()
         self._vector = threshold_vector(thresholds)
         self._calibration = calibration
         self._ids = {"model_id": model_id, "thresholds_id": thresholds_id}
         self._carried = carried
+        self._redact_uris = redact_uris
 
     def expand(self, images):
         return images | beam.Map(
-            score_row, self._vector, self._calibration, self._ids, self._carried
+            score_row,
+            self._vector,
+            self._calibration,
+            self._ids,
+            self._carried,
+            self._redact_uris,
         )
 
 
@@ -51,6 +59,7 @@ def score_row(
     calibration: Calibration | None,
     ids: dict,
     carried: tuple[str, ...],
+    redact_uris: bool,
 ) -> dict:
     """Returns a row of the scores table; its overlays are not drawn yet."""
     probabilities = calibration.apply(image.scores) if calibration else image.scores
@@ -58,7 +67,7 @@ def score_row(
     facts = image.facts
     return {
         "image_id": image.row.image_id,
-        "uri": image.row.uri,
+        "uri": None if redact_uris else image.row.uri,
         **dict(zip(_SCORE_COLUMNS, image.scores.tolist(), strict=True)),
         "abnormality": float(abnormality(probabilities)),
         "findings": [FINDINGS[k] for k in flagged],
@@ -81,15 +90,15 @@ def score_row(
     }
 
 
-def reject_row(image: RejectedImage) -> dict:
+def reject_row(image: RejectedImage, redact_uris: bool) -> dict:
     """Returns a row of the rejects table."""
     return {
         "image_id": image.row.image_id,
-        "uri": image.row.uri,
+        "uri": None if redact_uris else image.row.uri,
         "stage": image.error.reason.stage.value,
         "reason": image.error.reason.value,
         "detail": image.error.detail,
-        "attempts": 1,
+        "attempts": image.attempts,
         "size_bytes": image.size_bytes,
         "source_version": image.source_version,
     }

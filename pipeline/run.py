@@ -2,30 +2,55 @@
 
 import dataclasses
 import datetime
-import re
-import shutil
+import functools
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from pathlib import Path
 
-from model.bundle import load_bundle_info, thresholds_id
+from model.bundle import BundleInfo, load_bundle_info, thresholds_id
 from model.overlays import overlay_note
 from model.scorer import default_batch_size
-from model.serving import choose_thresholds, scorer_settings
+from model.serving import ScorerSettings, choose_thresholds, scorer_settings
+from model.thresholds import Thresholds
 from pipeline.archive import ScoringJob, score_archive
-from pipeline.commit import CommitSettings, commit_run
+from pipeline.commit import CommitSettings, ReconciliationError, RejectLimitError, commit_run
 from pipeline.drawing import DrawingSettings
-from pipeline.layout import RunPaths
-from pipeline.manifest import check_manifest
-from pipeline.record import RunFacts
-from pipeline.runner import choose_runner
+from pipeline.events import Report
+from pipeline.layout import TABLES, RunPaths
+from pipeline.lock import LockLostError
+from pipeline.manifest import CheckedManifest, carried_columns, check_manifest
+from pipeline.planning import WorkPlan, keep_rejected, plan_work
+from pipeline.publishing import PublishError, finish_commits
+from pipeline.record import RunFacts, file_sha256
+from pipeline.run_state import committed_runs, read_record
+from pipeline.runner import Runner, choose_runner
 from pipeline.scoring import load_scorer
-from pipeline.uris import has_scheme
+from pipeline.settings import RowSettings, row_settings
+from pipeline.staging import discard_broken_parts
+from pipeline.starting import ActiveRun, OutputError, StartRequest, begin_run, open_output
+from pipeline.stopping import STOP
 from schemas.errors import InputError
 
-_GLOB_CHARACTERS = frozenset("*?[")
-_RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+class RunFailedError(Exception):
+    """Something broke that the user cannot have caused; nothing was published."""
+
+
+class RunStoppedError(Exception):
+    """The run was asked to stop and did so in good order; nothing was published."""
+
+
+EXPECTED = (
+    InputError,
+    LockLostError,
+    OutputError,
+    PublishError,
+    ReconciliationError,
+    RejectLimitError,
+    RunStoppedError,
+)
+"""Errors that say themselves what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +65,10 @@ class ScoreOptions:
     output: str
     bundle: str
     run_id: str | None = None
+    resume: bool = False
+    only_new: bool = False
+    retry_rejects: str | None = None
+    retry_reasons: tuple[str, ...] = ()
     thresholds: str | None = None
     tta: str = "none"
     gradcam_top: int = 3
@@ -50,98 +79,253 @@ class ScoreOptions:
     reject_limit: float = 0.01
     review_budget: float | int | None = None
     carry: tuple[str, ...] = ()
+    redact_uris: bool = False
     beam_args: tuple[str, ...] = ()
 
+    def to_json(self) -> dict:
+        """Returns the options for the run's record, without paths where those are redacted."""
+        options = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+        if self.redact_uris:
+            options |= dict.fromkeys(("manifest", "output", "bundle", "thresholds"))
+            options["retry_rejects"] = self.retry_rejects and Path(self.retry_rejects).name
+        return options
 
-ShowProgress = Callable[[int, str], AbstractContextManager]
-"""Called with the number of images and the runner's name; entered while they are scored."""
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    """What a run is made of, checked before any image is read.
+
+    Attributes:
+      parent: Record of the run whose rejects are retried.
+      started: In UTC, and by the clock that times the stages.
+    """
+
+    options: ScoreOptions
+    output: Path
+    runner: Runner
+    bundle: BundleInfo
+    thresholds: Thresholds
+    scorer: ScorerSettings
+    settings: RowSettings
+    parent: dict | None
+    started: datetime.datetime
+    started_s: float
+
+    @property
+    def request(self) -> StartRequest:
+        return StartRequest(
+            run_id=self.options.run_id,
+            resume=self.options.resume,
+            settings=self.settings,
+            parent_run=self.parent["run_id"] if self.parent else None,
+            started=self.started,
+        )
 
 
-def score_manifest(options: ScoreOptions, show_progress: ShowProgress) -> dict:
+def score_manifest(options: ScoreOptions, report: Report) -> dict:
     """Scores a manifest and publishes the run; returns its record.
 
-    Everything that the user can mend is checked before any image is read.
+    Everything that the user can mend is checked before any image is read. What a
+    crash left of an earlier commit in OUTPUT is finished first.
+
+    Args:
+      options: Of the command.
+      report: Told of each change of state.
 
     Raises:
       InputError: An option, the manifest, the bundle or OUTPUT breaks a rule.
+      OutputError: OUTPUT cannot be written.
       RejectLimitError: Too many images were rejected. Staged work is kept.
       ReconciliationError: Rows were lost or doubled. Staged work is kept.
+      RunStoppedError: A stop was requested. Staged work is kept.
+      RunFailedError: Anything else. Staged work is kept.
     """
-    started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+    setup = _set_up(options)
+    finished = finish_commits(setup.output)
+    for record in finished:
+        report("run_finished_earlier", run_id=record["run_id"])
+    if record := _published_already(setup, finished):
+        report("published_already", run_id=record["run_id"])
+        return record
+    with begin_run(setup.output, setup.request) as run:
+        run_id = run.paths.run_id
+        report("run_resumed" if run.is_resumed else "run_started", run_id=run_id)
+        try:
+            record = _score(run, setup, report)
+        except EXPECTED:
+            raise
+        except Exception as error:
+            raise RunFailedError(
+                f"Run {run_id} failed: {_cause(error)}. Nothing was published; what was scored is"
+                f" kept. Go on with --resume --run-id {run_id}."
+            ) from error
+    report("published", run_id=run_id, **record["counts"])
+    return record
+
+
+def _set_up(options: ScoreOptions) -> _Setup:
+    started, started_s = datetime.datetime.now(datetime.UTC), time.monotonic()
     runner = choose_runner(options.beam_args)
     bundle = load_bundle_info(options.bundle)
     thresholds = choose_thresholds(bundle, options.tta, options.thresholds)
     scorer = scorer_settings(options.bundle, bundle, tta=options.tta, precision=options.precision)
-    paths = _new_run(options, started)
-    try:
-        manifest = check_manifest(options.manifest, into=str(paths.manifest), carry=options.carry)
-        load_scorer(scorer)
-    except InputError:
-        shutil.rmtree(paths.staging, ignore_errors=True)
-        raise
+    settings = row_settings(
+        scorer,
+        thresholds_id(thresholds),
+        redact_uris=options.redact_uris,
+        carried=carried_columns(options.manifest, options.carry),
+        gradcam_top=options.gradcam_top,
+    )
+    output = open_output(options.output)
+    return _Setup(
+        options=options,
+        output=output,
+        runner=runner,
+        bundle=bundle,
+        thresholds=thresholds,
+        scorer=scorer,
+        settings=settings,
+        parent=_retried_run(options, output),
+        started=started,
+        started_s=started_s,
+    )
+
+
+def _retried_run(options: ScoreOptions, output: Path) -> dict | None:
+    """Returns the record of the run whose rejects are retried."""
+    if options.retry_rejects is None:
+        return None
+    if options.only_new:
+        raise InputError(
+            "--retry-rejects must not be given with --only-new, which skips rejects that have not"
+            " changed. Leave one out."
+        )
+    path = Path(options.retry_rejects).absolute()
+    if path.parent != output / "runs":
+        raise InputError(
+            "--retry-rejects must be the record of a run in --output, OUTPUT/runs/ID.json."
+            f" Received: --retry-rejects {options.retry_rejects}."
+        )
+    return read_record(path)
+
+
+def _published_already(setup: _Setup, finished: Iterable[dict]) -> dict | None:
+    """Returns the record that a resume would have to write, where it is written already.
+
+    That is so if a crash came after the last row was scored, or if the same command
+    is given twice.
+
+    Args:
+      setup: Of this start.
+      finished: Records of the runs that this start has just published.
+    """
+    run_id = setup.options.run_id
+    if not setup.options.resume:
+        return None
+    if run_id is not None:
+        path = setup.output / "runs" / f"{run_id}.json"
+        finished = [read_record(path)] if path.exists() else []
+    wanted = (setup.settings.digest, setup.request.parent_run)
+    same = [run for run in finished if (run.get("settings_digest"), run["parent_run"]) == wanted]
+    if not same:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "manifest.parquet"
+        _check_manifest(setup, path)
+        digest = file_sha256(path)
+    return next((run for run in same if run["manifest_sha256"] == digest), None)
+
+
+def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict:
+    """Works on a run until it is published; returns its record."""
+    paths, runner, options = run.paths, setup.runner, setup.options
+    manifest = _check_manifest(setup, paths.manifest)
+    if setup.parent:
+        manifest = keep_rejected(paths, manifest, setup.parent, options.retry_reasons)
+    report("manifest_checked", images=manifest.rows)
+    plan = _plan(paths, manifest, setup, report)
+    if plan.work.rows:
+        load_scorer(setup.scorer)
     job = ScoringJob(
         paths=paths,
         manifest=manifest,
-        scorer=scorer,
-        thresholds=thresholds,
-        thresholds_id=thresholds_id(thresholds),
-        calibration=bundle.calibration,
+        plan=plan,
+        scorer=setup.scorer,
+        thresholds=setup.thresholds,
+        thresholds_id=setup.settings.thresholds_id,
+        calibration=setup.bundle.calibration,
         batch_size=options.batch_size or default_batch_size(),
         decode_threads=options.decode_threads,
+        redact_uris=options.redact_uris,
     )
-    timings_s = {"start": time.monotonic() - clock}
     clock = time.monotonic()
-    with show_progress(manifest.rows, runner.name):
-        score_archive(job, runner)
-    timings_s["score"] = time.monotonic() - clock
-    settings = CommitSettings(
-        bundle=bundle,
+    report("scoring", images=plan.work.rows, runner=runner.name)
+    retries = score_archive(job, runner)
+    checkpoint = functools.partial(_checkpoint, run, report)
+    checkpoint("scored")
+    facts = RunFacts(
+        state=run.state,
+        settings=setup.settings,
+        manifest_sha256=file_sha256(paths.manifest),
+        runner=runner.name,
+        options=options.to_json(),
+        timings_s={"start": clock - setup.started_s, "score": time.monotonic() - clock},
+        read_retries=retries,
+    )
+    return commit_run(job, _commit_settings(setup), runner, facts, checkpoint)
+
+
+def _check_manifest(setup: _Setup, into: Path) -> CheckedManifest:
+    options = setup.options
+    return check_manifest(
+        options.manifest, into=str(into), carry=options.carry, redact_ids=options.redact_uris
+    )
+
+
+def _plan(paths: RunPaths, manifest: CheckedManifest, setup: _Setup, report: Report) -> WorkPlan:
+    for table in TABLES:
+        if broken := discard_broken_parts(paths.parts(table)):
+            report("parts_discarded", table=table, parts=broken)
+    holders = None
+    if setup.options.only_new:
+        digest = setup.settings.scoring_digest
+        holders = [
+            run for run in committed_runs(setup.output) if run.get("scoring_digest") == digest
+        ]
+    plan = plan_work(paths, manifest, holders, setup.runner)
+    report("planned", to_score=plan.work.rows, kept=plan.kept, skipped=plan.skipped)
+    return plan
+
+
+def _commit_settings(setup: _Setup) -> CommitSettings:
+    options = setup.options
+    return CommitSettings(
+        bundle=setup.bundle,
         drawing=DrawingSettings(
             top=options.gradcam_top,
             limit=options.gradcam_limit,
-            note=overlay_note(bundle.title),
+            note=overlay_note(setup.bundle.title),
         ),
         reject_limit=options.reject_limit,
         review_budget=options.review_budget,
     )
-    facts = RunFacts(started, runner.name, dataclasses.asdict(options), timings_s)
-    return commit_run(job, settings, runner, facts)
 
 
-def _new_run(options: ScoreOptions, started: datetime.datetime) -> RunPaths:
-    """Returns the paths of a run that does not exist yet, and makes its staging folder."""
-    if has_scheme(options.output):
-        raise InputError(
-            "--output must be a local folder in this version."
-            f" Received: --output {options.output}. Copy the finished run to the store."
+def _checkpoint(run: ActiveRun, report: Report, step: str) -> None:
+    """Reports a step, and ends the run where it must not go on."""
+    run.lock.check()
+    if STOP.requested:
+        raise RunStoppedError(
+            f"Run {run.paths.run_id} was stopped. Nothing was published; what was scored is kept."
+            f" Go on with --resume --run-id {run.paths.run_id}."
         )
-    run_id = options.run_id or f"r{started:%Y%m%dT%H%M%SZ}"
-    if not _RUN_ID.fullmatch(run_id):
-        raise InputError(
-            "--run-id must be a letter and up to 63 letters, digits, '_' or '-'."
-            f" Received: --run-id {run_id!r}."
-        )
-    paths = RunPaths(Path(options.output).absolute(), run_id)
-    if found := _GLOB_CHARACTERS & set(str(paths.output)):
-        raise InputError(
-            "--output must not hold characters of a pattern, which readers would expand."
-            f" Received: {' '.join(sorted(found))} in its path. Name another folder."
-        )
-    if paths.record.exists() or paths.published("scores").exists():
-        raise InputError(
-            f"--run-id must be new in --output. Received: {run_id}, which is there already."
-            " Choose another, or leave it out."
-        )
-    try:
-        paths.staging.mkdir(parents=True)
-    except FileExistsError as error:
-        raise InputError(
-            f"--run-id must be new in --output. Received: {run_id}, which was begun and not"
-            f" finished. Choose another, or remove _staging/{run_id} there."
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"--output must be a folder that can be written. Received: {options.output}:"
-            f" {error.strerror}."
-        ) from error
-    return paths
+    report(step, run_id=run.paths.run_id)
+
+
+def _cause(error: Exception) -> str:
+    """Returns the last line of an error: Beam puts a worker's whole trace into its message."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

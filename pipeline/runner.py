@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
+from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineResult
 
 from schemas.errors import InputError
 
@@ -27,11 +29,18 @@ class Runner:
     is_local: bool
     options: PipelineOptions
 
-    def run(self, build: Callable[[beam.Pipeline], object]) -> None:
-        """Builds a pipeline, runs it, and waits for its end."""
+    def run(self, build: Callable[[beam.Pipeline], object]) -> PipelineResult:
+        """Builds a pipeline, runs it, waits for its end, and returns its result."""
         runner = FnApiRunner() if self.is_local else None
         with beam.Pipeline(runner=runner, options=self.options) as pipeline:
             build(pipeline)
+        return pipeline.result
+
+
+def counter(result: PipelineResult, name: str) -> int:
+    """Returns what a pipeline that has ended counted under a name, over all its steps."""
+    counters = result.metrics().query(MetricsFilter().with_name(name))["counters"]
+    return sum(found.result for found in counters)
 
 
 def choose_runner(beam_args: Sequence[str]) -> Runner:

@@ -81,7 +81,13 @@ def score_batch(batch: Sequence[LoadedImage], scorer: Scorer) -> list[ScoredImag
     """Scores a batch; an image that has no score comes back rejected."""
     results = score_each(np.stack([image.pixels for image in batch]), scorer)
     return [
-        RejectedImage(image.row, result, image.facts.size_bytes, image.facts.source_version)
+        RejectedImage(
+            image.row,
+            result,
+            image.facts.size_bytes,
+            image.facts.source_version,
+            image.attempts,
+        )
         if isinstance(result, ImageError)
         else ScoredImage(image.row, image.facts, result.scores, result.cams, result.views)
         for image, result in zip(batch, results, strict=True)

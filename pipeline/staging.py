@@ -9,7 +9,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.layout import write_atomically
+from pipeline.layout import staged_parts, write_atomically
 from pipeline.progress import PROGRESS
 
 ROWS_A_PART = 512
@@ -65,13 +65,30 @@ class StageRowsDoFn(beam.DoFn):
     def _flush(self):
         buffer = io.BytesIO()
         table = pa.Table.from_pylist(self._rows, self._schema)
-        pq.write_table(table, buffer, compression="zstd")
+        # Checksums, so that a resume can tell a part that is no longer what was written.
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         # The time first: in a local run parts then sort in the manifest's order.
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex}.parquet"
         write_atomically(self._folder / name, buffer.getvalue())
         self._rows = []
 
 
-def staged_parts(folder: Path) -> list[str]:
-    """Returns the complete parts in `folder`, by name."""
-    return sorted(str(path) for path in folder.glob("[!.]*.parquet"))
+def discard_broken_parts(folder: Path) -> int:
+    """Removes what a crash or a failing disk left half written; returns the number of parts.
+
+    Their images are scored again.
+    """
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+    broken = [part for part in staged_parts(folder) if not _is_whole(part)]
+    for part in broken:
+        Path(part).unlink()
+    return len(broken)
+
+
+def _is_whole(part: str) -> bool:
+    try:
+        pq.ParquetFile(part, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError):
+        return False
+    return True

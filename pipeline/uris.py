@@ -1,5 +1,6 @@
 """What a manifest's uris mean: absolute or relative to its folder, file or archive member."""
 
+import hashlib
 import os
 import re
 
@@ -44,6 +45,11 @@ def image_id_of(uri: str, folder: str) -> str:
     inside = folder.rstrip("/") + "/"
     resolved = resolve_uri(uri, folder)
     return resolved.removeprefix(inside) if resolved.startswith(inside) else uri
+
+
+def redacted_id(uri: str) -> str:
+    """Returns what names an image without telling its uri: 16 hex digits of its SHA-256."""
+    return hashlib.sha256(uri.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _join_remote(folder: str, path: str) -> str:

@@ -69,7 +69,10 @@ REJECTS_SCHEMA = pa.schema(
         ("source_version", pa.string()),
     ]
 )
-"""One row an image that could not be scored; the last two null if never read."""
+"""One row an image that could not be scored; the last two null where no file was found."""
+
+SKIPPED_SCHEMA = pa.schema([("image_id", pa.string()), ("held_by_run", pa.string())])
+"""One row an image that an earlier run holds."""
 
 WORKLIST_SCHEMA = pa.schema(
     [

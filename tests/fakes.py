@@ -1,5 +1,6 @@
 """A scorer without a network, images it knows how to read, and runs made of them."""
 
+import dataclasses
 import datetime
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -22,9 +23,12 @@ from pipeline.drawing import DrawingSettings
 from pipeline.elements import ImageFacts, LoadedImage, RejectedImage, ScoredImage
 from pipeline.layout import RunPaths
 from pipeline.manifest import CheckedManifest, ManifestRow
+from pipeline.planning import WorkPlan
 from pipeline.record import RunFacts
 from pipeline.rows import reject_row, score_row
+from pipeline.run_state import RunState
 from pipeline.runner import choose_runner
+from pipeline.settings import RowSettings
 from schemas.contract import STANDARD_CONTRACT
 from schemas.findings import ABNORMAL_FINDINGS, FINDINGS
 from schemas.rejects import ImageError, Reason
@@ -137,17 +141,20 @@ def make_job(
     schema = manifest_schema(carried)
     arrays = [pa.array(values, pa.string()) for values in zip(*columns, strict=True)]
     pq.write_table(pa.table(arrays, schema), paths.manifest, row_group_size=rows_a_group)
+    manifest = CheckedManifest(
+        str(paths.manifest), len(rows), -(-len(rows) // rows_a_group), carried
+    )
     return ScoringJob(
         paths=paths,
-        manifest=CheckedManifest(
-            str(paths.manifest), len(rows), -(-len(rows) // rows_a_group), carried
-        ),
+        manifest=manifest,
+        plan=WorkPlan(manifest),
         scorer=ScorerSettings("no bundle", MODEL_ID, "float32", "none"),
         thresholds=thresholds or make_thresholds(),
         thresholds_id=THRESHOLDS_ID,
         calibration=None,
         batch_size=batch_size,
         decode_threads=2,
+        redact_uris=False,
     )
 
 
@@ -163,9 +170,37 @@ def make_settings(
     )
 
 
-def make_facts() -> RunFacts:
+def make_row_settings(**changes) -> RowSettings:
+    settings = RowSettings(
+        model_id=MODEL_ID,
+        thresholds_id=THRESHOLDS_ID,
+        tta="none",
+        borderline=None,
+        precision="float32",
+        redact_uris=False,
+        carried=(),
+        gradcam_top=0,
+        software_version="0.1.0",
+    )
+    return dataclasses.replace(settings, **changes)
+
+
+def make_state(settings: RowSettings | None = None) -> RunState:
+    settings = settings or make_row_settings()
     started = datetime.datetime(2026, 11, 22, 4, 29, tzinfo=datetime.UTC)
-    return RunFacts(started, LOCAL.name, {"manifest": "manifest.csv"}, {"score": 1.25})
+    return RunState(settings.to_json(), settings.digest, started, parent_run=None)
+
+
+def make_facts() -> RunFacts:
+    return RunFacts(
+        state=make_state(),
+        settings=make_row_settings(),
+        manifest_sha256="cd" * 32,
+        runner=LOCAL.name,
+        options={"manifest": "manifest.csv"},
+        timings_s={"score": 1.25},
+        read_retries=0,
+    )
 
 
 def manifest_row(image_id: str, uri: object = "/nowhere.png", carried: tuple = ()) -> ManifestRow:
@@ -191,12 +226,17 @@ def scores_of(
     """Returns a row of the scores table; `changes` replace or add columns."""
     image = scored_image(image_id, picture() if pixels is None else pixels, uri)
     ids = {"model_id": MODEL_ID, "thresholds_id": THRESHOLDS_ID}
-    return {**score_row(image, threshold_vector(make_thresholds()), None, ids, ()), **changes}
+    return {
+        **score_row(image, threshold_vector(make_thresholds()), None, ids, (), False),
+        **changes,
+    }
 
 
 def reject_of(image_id: str, reason: Reason = Reason.CORRUPT) -> dict:
     """Returns a row of the rejects table."""
-    return reject_row(RejectedImage(manifest_row(image_id), ImageError(reason, "bad"), 9, "17"))
+    return reject_row(
+        RejectedImage(manifest_row(image_id), ImageError(reason, "bad"), 9, "17"), False
+    )
 
 
 def stage(

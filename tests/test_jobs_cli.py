@@ -83,13 +83,15 @@ def test_command_error_is_one_line_and_its_exit_code(error, code, message):
 
 
 def test_command_debug_shows_the_stack_trace():
-    error = InputError("bad")
-    result = CliRunner().invoke(_command_that_raises(error), ["--debug"])
-    assert result.exception is error
+    result = CliRunner().invoke(_command_that_raises(InputError("bad")), ["--debug"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Traceback (most recent call last):")
+    assert result.stderr.endswith("schemas.errors.InputError: bad\nError: bad\n")
 
 
 def test_pipeline_errors_have_the_names_that_exit_codes_go_by():
-    from pipeline import commit
+    from jobs.command import _EXIT_CODES
+    from pipeline.run import EXPECTED, RunFailedError
 
-    assert commit.RejectLimitError.__name__ == RejectLimitError.__name__
-    assert commit.ReconciliationError.__name__ == ReconciliationError.__name__
+    named = {error.__name__ for error in (*EXPECTED, RunFailedError)}
+    assert named - {"InputError"} == set(_EXIT_CODES)

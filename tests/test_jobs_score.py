@@ -300,13 +300,6 @@ def test_score_run_id_that_is_there_exits_2_and_leaves_it(run, phantoms):
     assert not (output / "_staging" / "night").exists()
 
 
-def test_score_run_id_that_was_begun_exits_2_with_a_remedy(phantoms, tmp_path):
-    (tmp_path / "out" / "_staging" / "r").mkdir(parents=True)
-    result = _score(phantoms / "manifest.csv", tmp_path / "out", "--run-id", "r")
-    assert result.exit_code == 2
-    assert "was begun and not finished" in result.stderr
-
-
 def test_score_tta_mode_without_thresholds_exits_2(phantoms, tmp_path):
     import dataclasses
 

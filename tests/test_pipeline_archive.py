@@ -58,7 +58,7 @@ class CountingRunner(Runner):
 
     def run(self, build):
         self.runs.append(build)
-        LOCAL.run(build)
+        return LOCAL.run(build)
 
 
 def here():

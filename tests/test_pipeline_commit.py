@@ -15,8 +15,7 @@ import pytest
 from model.overlays import overlay_name
 from pipeline import commit
 from pipeline.archive import score_archive
-from pipeline.commit import ReconciliationError, RejectLimitError, commit_run, publish
-from pipeline.layout import RunPaths
+from pipeline.commit import ReconciliationError, RejectLimitError, commit_run
 from schemas.rejects import Reason
 from schemas.tables import REJECTS_SCHEMA, WORKLIST_SCHEMA, read_metadata, scores_schema
 from tests.fakes import (
@@ -110,7 +109,9 @@ def test_commit_run_record_is_what_was_returned_and_says_what_happened(published
         "drawn": 2,
         "overlays": 3,
         "not_drawn": {"no_attention": 1},
+        "kept": 0,
         "duplicates_dropped": 7,
+        "outdated_dropped": 0,
     }
     assert record["rejected_by_reason"] == {"non_finite_score": 1, "not_found": 1}
     assert record["flag_rate"] == {"expected": 0.25, "actual": 0.8}
@@ -314,7 +315,8 @@ def test_commit_run_rejects_over_the_limit_publish_nothing(staged_job, rejected,
         run_commit(job, reject_limit=limit, top=3)
     assert str(caught.value) == (
         f"{rejected} of 20 images were rejected (truncated {rejected}), more than --reject-limit"
-        f" {limit} allows. Nothing was published. Mend the images, or raise --reject-limit."
+        f" {limit} allows. Nothing was published. Mend the images, or raise --reject-limit;"
+        " then go on with --resume --run-id r1."
     )
     assert nothing_is_published(job.paths)
     assert set(before) <= set(tree(job.paths.output))
@@ -459,99 +461,7 @@ def test_commit_run_output_folder_of_any_name_gives_the_same(tmp_path, folder):
     assert (row["image_id"], (job.paths.output / row["overlays"][0]).is_file()) == ("a", True)
 
 
-# In which order
-
-
-def built_run(tmp_path):
-    """Returns the paths of a run whose files are built and not yet published."""
-    paths = RunPaths(tmp_path / "out", "r1")
-    for name in ("scores/a", "rejects/b", "gradcam/xx/c", "worklist/r.csv", "worklist/r.parquet"):
-        path = paths.commit / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    return paths
-
-
-PUBLISHED = [
-    "gradcam/run_id=r1/xx/c",
-    "rejects/run_id=r1/b",
-    "scores/run_id=r1/a",
-    "worklist/r.csv",
-    "worklist/r.parquet",
-]
-
-
-def test_publish_writes_the_record_when_all_else_is_in_place(tmp_path, monkeypatch):
-    paths = built_run(tmp_path)
-    write, seen = commit.write_atomically, []
-
-    def write_and_look(path, data):
-        seen.append((path, tree(paths.output)))
-        write(path, data)
-
-    monkeypatch.setattr(commit, "write_atomically", write_and_look)
-    publish(paths, {"run_id": "r1"})
-    assert seen == [(paths.record, PUBLISHED)]
-    assert tree(paths.output) == sorted([*PUBLISHED, "runs/r1.json"])
-    assert json.loads(paths.record.read_text()) == {"run_id": "r1"}
-    assert not paths.staging.exists()
-
-
-def test_publish_keeps_the_staged_work_until_the_record_is_written(tmp_path, monkeypatch):
-    paths = built_run(tmp_path)
-    rmtree, records = shutil.rmtree, []
-
-    def remove_and_look(folder, **options):
-        records.append(paths.record.exists())
-        rmtree(folder, **options)
-
-    monkeypatch.setattr(commit.shutil, "rmtree", remove_and_look)
-    publish(paths, {})
-    assert records == [True]
-
-
-@pytest.mark.parametrize("step", range(6))
-def test_publish_stopped_at_any_step_leaves_no_record_and_nothing_lost(tmp_path, monkeypatch, step):
-    paths = built_run(tmp_path)
-    rename, steps = os.rename, []
-
-    def stop_or(do, *arguments):
-        if len(steps) == step:
-            raise OSError("stopped")
-        steps.append(arguments)
-        do(*arguments)
-
-    write = commit.write_atomically
-    monkeypatch.setattr(commit.os, "rename", lambda *paths: stop_or(rename, *paths))
-    monkeypatch.setattr(commit, "write_atomically", lambda *args: stop_or(write, *args))
-    with pytest.raises(OSError, match="stopped"):
-        publish(paths, {})
-    monkeypatch.undo()
-    assert len(steps) == step
-    assert not paths.record.exists() and not list(paths.output.glob("runs/*"))
-    # Each file is either where it was built or where it was going, whole.
-    contents = sorted(path.read_text() for path in paths.output.rglob("*") if path.is_file())
-    assert contents == [
-        "gradcam/xx/c",
-        "rejects/b",
-        "scores/a",
-        "worklist/r.csv",
-        "worklist/r.parquet",
-    ]
-    assert paths.staging.exists()
-
-
-def test_commit_run_stopped_while_it_publishes_leaves_no_record(staged_job, monkeypatch):
-    job = staged_job(3, 0)
-
-    def stop(*_):
-        raise OSError("stopped")
-
-    monkeypatch.setattr(commit, "write_atomically", stop)
-    with pytest.raises(OSError, match="stopped"):
-        run_commit(job)
-    assert not (job.paths.output / "runs" / "r1.json").exists()
-    assert sorted(path.name for path in job.paths.parts("scores").iterdir()) == ["0000.parquet"]
+# Names, shares, retries
 
 
 @pytest.mark.parametrize("column", ["filename", "Filename", "c", "kind", "part", "reason", "m"])
@@ -595,16 +505,3 @@ def test_commit_run_drawing_retried_counts_each_overlay_once(tmp_path, monkeypat
     monkeypatch.setattr(commit, "draw_overlays", draw_and_retry)
     counts = commit_run(job, make_settings(top=1), LOCAL, make_facts())["counts"]
     assert (counts["drawn"], counts["overlays"], counts["not_drawn"]) == (1, 1, {"not_found": 1})
-
-
-def test_publish_leftovers_that_cannot_be_removed_are_no_failure(staged_job, monkeypatch):
-    job, remove = staged_job(3, 0), shutil.rmtree
-
-    def busy(folder, ignore_errors=False):
-        if folder != job.paths.staging:
-            remove(folder, ignore_errors=ignore_errors)
-        elif not ignore_errors:
-            raise OSError("busy")
-
-    monkeypatch.setattr(commit.shutil, "rmtree", busy)
-    assert run_commit(job)["counts"]["scored"] == 3

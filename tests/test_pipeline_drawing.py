@@ -1,19 +1,32 @@
 """Drawing: which findings get an overlay, and what is said of those that do not."""
 
+import errno
+import functools
 import os
+import threading
+import time
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from model import reading
 from model.overlays import draw_overlay, encode_jpeg, overlay_name
 from model.preprocessing import decode_grey
-from pipeline import drawing
+from pipeline import drawing, read_ahead
+from pipeline import source as reading_source
+from pipeline.database import connect
 from pipeline.drawing import DRAWN_SCHEMA, DrawingSettings, draw_overlays, plan_drawings
-from pipeline.layout import RunPaths
-from pipeline.ledger import connect, freeze_ledger
-from pipeline.staging import staged_parts
+from pipeline.images import READS_RETRIED
+from pipeline.layout import RunPaths, staged_parts
+from pipeline.ledger import freeze_ledger
+from pipeline.manifest import CheckedManifest
+from pipeline.planning import WorkPlan
+from pipeline.read_ahead import ReadAhead
+from pipeline.runner import Runner, counter
+from pipeline.stopping import STOP
 from schemas.findings import FINDINGS
 from tests.fakes import (
     BLANK_CAMS,
@@ -23,6 +36,7 @@ from tests.fakes import (
     read_rows,
     scores_of,
     stage,
+    staged_rows,
     tree,
     write_picture,
 )
@@ -47,14 +61,22 @@ def source(tmp_path):
     return make
 
 
-def draw(paths, *, top=3, limit=1000):
-    """Plans and draws what is staged; returns the outcome as (id, finding, overlay, reason)."""
+def draw(paths, *, top=3, limit=1000, uris=None, runner=LOCAL):
+    """Plans and draws what is staged; returns the outcome as (id, finding, overlay, reason).
+
+    The manifest has the uris given, else those of the staged rows.
+    """
     settings = DrawingSettings(top, limit, NOTE)
     plan = paths.commit / "drawings.parquet"
+    uris = uris or {row["image_id"]: row["uri"] for row in staged_rows(paths, "scores")}
+    paths.staging.mkdir(parents=True, exist_ok=True)
+    columns = [pa.array(list(values), pa.string()) for values in (uris, uris.values())]
+    pq.write_table(pa.table(columns, ["image_id", "uri"]), paths.manifest)
+    manifest = CheckedManifest(str(paths.manifest), len(uris), 1, ())
     with connect(paths.commit) as connection:
-        ledger = freeze_ledger(connection, paths)
-        groups = plan_drawings(connection, ledger, settings, plan)
-    draw_overlays(plan, groups, paths, make_thresholds(), settings, 2, LOCAL)
+        ledger = freeze_ledger(connection, paths, WorkPlan(manifest))
+        groups = plan_drawings(connection, ledger, settings, plan, paths.manifest)
+    draw_overlays(plan, groups, paths, make_thresholds(), settings, 2, runner)
     return sorted(tuple(row.values()) for row in read_rows(staged_parts(paths.built("drawn"))))
 
 
@@ -131,6 +153,16 @@ def test_draw_overlays_more_than_a_row_group_of_images_are_all_drawn(paths, sour
     assert plan.num_row_groups == 3
     ranked = plan.read(columns=["image_id"])["image_id"].to_pylist()
     assert ranked == [f"i{number}" for number in range(7, -1, -1)]
+
+
+def test_draw_overlays_uris_are_the_manifests_also_where_the_scores_have_none(paths, source):
+    rows = [source(f"i{number}", {"Mass": 140 + number}) for number in range(5)]
+    uris = {row["image_id"]: row["uri"] for row in rows} | {"another": "/nowhere.png"}
+    stage(paths, "scores", "1", [{**row, "uri": None} for row in rows])
+    assert draw(paths, uris=uris) == [drawn(f"i{number}", "Mass") for number in range(5)]
+    plan = pq.read_table(paths.commit / "drawings.parquet", columns=["image_id", "uri"])
+    expected = [(f"i{k}", uris[f"i{k}"]) for k in range(4, -1, -1)]
+    assert [tuple(row.values()) for row in plan.to_pylist()] == expected
 
 
 # What
@@ -226,3 +258,75 @@ def test_draw_overlays_every_finding_but_no_finding_can_be_drawn(paths, source):
     stage(paths, "scores", "1", [source("a", 255)])
     outcome = draw(paths, top=14)
     assert outcome == sorted(drawn("a", name) for name in FINDINGS if name != "No Finding")
+
+
+# Faults
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [("read_source", "read_timeout"), ("decode_grey", "decode_timeout")],
+    ids=["read", "decode"],
+)
+def test_draw_overlays_hung_image_is_not_drawn_and_others_are(
+    paths, source, monkeypatch, step, reason
+):
+    rows = [source(name, {"Mass": 200 + k, "Edema": 210}) for k, name in enumerate("abcdef")]
+    stage(paths, "scores", "1", rows)
+    with open(rows[1]["uri"], "rb") as file:
+        content = file.read()
+    release, work = threading.Event(), getattr(drawing, step)
+
+    def hang(argument, *others):
+        if argument in (rows[1]["uri"], content):
+            assert release.wait(30)
+        return work(argument, *others)
+
+    impatient = functools.partial(ReadAhead, timeout_s=0.8, late_s=0.1)
+    monkeypatch.setattr(drawing, "ReadAhead", impatient)
+    monkeypatch.setattr(read_ahead, "_TICK_S", 0.02)
+    monkeypatch.setattr(drawing, step, hang)
+    outcome = draw(paths, top=2)
+    names = tree(paths.built("gradcam"))
+    release.set()
+    lost = [("b", finding, None, reason) for finding in ("Edema", "Mass")]
+    kept = [drawn(name, finding) for name in "acdef" for finding in ("Edema", "Mass")]
+    assert outcome == sorted([*kept, *lost])
+    # What was given up ends without a file that no row names.
+    end = time.monotonic() + 30
+    while read_ahead._hung and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not read_ahead._hung
+    assert tree(paths.built("gradcam")) == names and len(names) == 10
+
+
+def test_draw_overlays_counts_reads_that_were_retried(paths, source, monkeypatch):
+    failures, results = ["once", "twice"], []
+
+    def flaky_open(path, mode):
+        if failures:
+            failures.pop()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return open(path, mode)
+
+    class Noting(Runner):
+        def run(self, build):
+            results.append(super().run(build))
+
+    stage(paths, "scores", "1", [source("a", {"Mass": 200})])
+    monkeypatch.setattr(reading, "open", flaky_open, raising=False)
+    monkeypatch.setattr(reading_source, "PAUSES_S", (0.0, 0.0, 0.0))
+    runner = Noting(LOCAL.name, LOCAL.is_local, LOCAL.options)
+    assert draw(paths, runner=runner) == [drawn("a", "Mass")]
+    assert [counter(result, READS_RETRIED) for result in results] == [2]
+
+
+def test_draw_overlays_stop_requested_draws_no_more(paths, source):
+    stage(paths, "scores", "1", [source("a", {"Mass": 200})])
+    STOP.request()
+    try:
+        assert draw(paths) == []
+    finally:
+        STOP.reset()
+    assert tree(paths.built("gradcam")) == []

@@ -1,17 +1,26 @@
 """The ledger: which row of each id is kept, whatever was staged twice."""
 
+import dataclasses
 import tempfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.database import connect
 from pipeline.layout import RunPaths
-from pipeline.ledger import connect, freeze_ledger
+from pipeline.ledger import freeze_ledger
+from pipeline.manifest import CheckedManifest
+from pipeline.planning import HELD_SCHEMA, WorkPlan
 from schemas.rejects import Reason
 from tests.fakes import read_rows, reject_of, scores_of, stage
+
+FIRST_ATTEMPT = WorkPlan(CheckedManifest("manifest.parquet", 1, 1, ()))
+"""There is no earlier attempt whose rows might not count."""
 
 
 @pytest.fixture
@@ -19,9 +28,9 @@ def paths(tmp_path):
     return RunPaths(tmp_path / "out", "r1")
 
 
-def freeze(paths):
+def freeze(paths, plan=FIRST_ATTEMPT):
     with connect(paths.commit) as connection:
-        ledger = freeze_ledger(connection, paths)
+        ledger = freeze_ledger(connection, paths, plan)
         kept = connection.execute("SELECT image_id, kind, part, number FROM kept").fetchall()
     return ledger, sorted(kept)
 
@@ -128,7 +137,9 @@ def test_freeze_ledger_frozen_again_gives_the_same(paths):
     stage(paths, "scores", "1", [scores_of("a"), scores_of("a")])
     stage(paths, "rejects", "1", [reject_of("a"), reject_of("b")])
     with connect(paths.commit) as connection:
-        assert freeze_ledger(connection, paths) == freeze_ledger(connection, paths)
+        assert freeze_ledger(connection, paths, FIRST_ATTEMPT) == freeze_ledger(
+            connection, paths, FIRST_ATTEMPT
+        )
 
 
 _ROW = scores_of("")
@@ -156,3 +167,53 @@ def test_freeze_ledger_any_staging_keeps_one_row_an_id(staged):
     total = sum(len(ids) for _, ids in staged)
     assert ledger.duplicates == total - len(scored) - len(rejected)
     assert sum(ledger.reasons.values()) == len(rejected)
+
+
+# Rows of earlier attempts
+
+
+def held_plan(paths, earlier, held):
+    """Returns a plan by which earlier parts count for the ids, sizes and versions held."""
+    rows = [dict(zip(HELD_SCHEMA.names, row, strict=True)) for row in held]
+    paths.plan.mkdir(parents=True)
+    path = str(paths.plan / "held-000000.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, HELD_SCHEMA), path)
+    return dataclasses.replace(FIRST_ATTEMPT, held=(path,), earlier=frozenset(earlier))
+
+
+def test_freeze_ledger_earlier_rows_count_only_where_the_file_is_unchanged(paths):
+    def versioned(image_id, version):
+        return scores_of(image_id, size_bytes=9, source_version=version)
+
+    old = stage(
+        paths, "scores", "1", [versioned("a", "1"), versioned("b", "1"), versioned("c", "1")]
+    )
+    new = stage(paths, "scores", "2", [versioned("b", "2")])
+    plan = held_plan(paths, [old], [("a", "r1", 9, "1"), ("b", "r1", 9, "2"), ("c", "r0", 9, "1")])
+    ledger, kept = freeze(paths, plan)
+    assert kept == [("a", 0, old, 0), ("b", 0, new, 0)]
+    assert ledger.dropped == {old: {1, 2}}
+    assert (ledger.duplicates, ledger.outdated) == (0, 2)
+
+
+def test_freeze_ledger_new_reject_goes_before_an_outdated_score(paths):
+    old = stage(paths, "scores", "1", [scores_of("a")])
+    new = stage(paths, "rejects", "2", [reject_of("a")])
+    ledger, kept = freeze(paths, held_plan(paths, [old], []))
+    assert kept == [("a", 1, new, 0)]
+    assert ledger.reasons == {"corrupt": 1} and ledger.outdated == 1
+
+
+def test_freeze_ledger_earlier_reject_without_a_file_counts_where_it_is_held(paths):
+    gone = {**reject_of("a", Reason.NOT_FOUND), "size_bytes": None, "source_version": None}
+    old = stage(paths, "rejects", "1", [gone])
+    _, kept = freeze(paths, held_plan(paths, [old], [("a", "r1", None, None)]))
+    assert kept == [("a", 1, old, 0)]
+
+
+def test_freeze_ledger_earlier_row_staged_twice_is_a_duplicate_and_not_outdated(paths):
+    row = scores_of("a", size_bytes=9, source_version="1")
+    old = [stage(paths, "scores", name, [row]) for name in "12"]
+    ledger, kept = freeze(paths, held_plan(paths, old, [("a", "r1", 9, "1")]))
+    assert kept == [("a", 0, old[0], 0)]
+    assert (ledger.duplicates, ledger.outdated) == (1, 0)

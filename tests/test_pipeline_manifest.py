@@ -4,15 +4,23 @@ import gzip
 import io
 import json
 import os
+import re
+import tempfile
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from model.overlays import overlay_name
 from pipeline import manifest_formats
+from pipeline.listing import list_images
 from pipeline.manifest import CheckedManifest, ManifestRow, check_manifest, read_row_group
 from pipeline.manifest_formats import write_rows
+from pipeline.source import read_source
 from schemas.errors import InputError
 from schemas.tables import manifest_schema
 
@@ -288,3 +296,85 @@ def test_check_manifest_wrong_type_is_refused(tmp_path, extension, column, value
     with pytest.raises(InputError, match=f"must have (a string|strings) in '{column}'"):
         check_manifest(str(path), into=str(tmp_path / "checked.parquet"))
     assert not (tmp_path / "checked.parquet").exists()
+
+
+# Hostile names
+
+
+HOSTILE_NAMES = [
+    "new\nline.png",
+    "return\rcarriage\r\n.png",
+    "'single' \"double\".png",
+    "=1+1,;\t|.png",
+    "..png",
+    "...png",
+    " .png",
+    "-.png",
+    "#.png",
+    "a.tar#.png",
+    "a.tgz#b#c.png",
+    "%2e%2e%2f.png",
+    "$(doe)`doe`.png",
+    "*[0]?.png",
+    "\x1b[31m\x7f.png",
+    "\u202egnp.png",
+    "Case.png",
+    "case.png",
+    "CASE.png",
+    "x" * 251 + ".png",
+    "\u80f8" * 83 + "_.png",
+]
+
+
+@pytest.mark.parametrize("extension", ["csv", "tsv", "jsonl", "csv.gz", "parquet"])
+def test_check_manifest_of_files_with_hostile_names_names_each_file(tmp_path, extension):
+    for name in HOSTILE_NAMES:
+        (tmp_path / name).write_bytes(name.encode())
+    manifest = str(tmp_path / f"manifest.{extension}")
+    assert list_images([str(tmp_path)], output=manifest).rows == len(HOSTILE_NAMES)
+
+    rows = read(check_manifest(manifest, into=str(tmp_path / "checked" / "m.parquet")))
+
+    assert sorted(row.image_id for row in rows) == sorted(HOSTILE_NAMES)
+    contents = {row.image_id: read_source(row.uri).data.decode() for row in rows}
+    assert contents == {name: name for name in HOSTILE_NAMES}
+    overlays = {overlay_name(row.image_id, "Mass") for row in rows}
+    assert len({name.casefold() for name in overlays}) == len(HOSTILE_NAMES)
+    assert all(re.fullmatch(r"[0-9a-f]{2}/[^/\0]{1,199}", name) for name in overlays)
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1)
+
+
+@pytest.mark.parametrize("extension", ["csv", "tsv", "jsonl", "parquet"])
+@settings(max_examples=15, deadline=None)
+@given(names=st.sets(NAMES, min_size=1))
+def test_check_manifest_any_names_are_the_ids_in_any_format(extension, names):
+    with tempfile.TemporaryDirectory() as folder:
+        uri = write(Path(folder, f"m.{extension}"), ("image_id", "uri"), [(n, n) for n in names])
+        rows = read(check_manifest(uri, into=f"{folder}/checked.parquet"))
+    assert [row.image_id for row in rows] == list(names)
+    assert all(
+        os.path.dirname(row.uri) == folder for row in rows if row.image_id not in (".", "..")
+    )
+
+
+@pytest.mark.parametrize(
+    "extension, content",
+    [
+        ("txt", b"doe\xff.png\n"),
+        ("csv", b"uri\ndoe\xff.png\n"),
+        ("tsv", b"uri\ndoe\xff.png\n"),
+        ("csv.gz", gzip.compress(b"uri\ndoe\xff.png\n")),
+        ("jsonl", b'{"uri": "doe\xff.png"}\n'),
+        ("jsonl", b'{"uri": "doe\\udcff.png"}\n'),
+        ("jsonl", b'{"uri": "doe\\ud800.png"}\n'),
+    ],
+    ids=["text", "CSV", "TSV", "gzip", "JSON bytes", "JSON escape", "JSON surrogate"],
+)
+def test_check_manifest_name_that_is_no_utf8_is_rejected(tmp_path, rejects, extension, content):
+    path = tmp_path / f"m.{extension}"
+    path.write_bytes(content)
+    message = rejects(path)
+    assert "UTF-8" in message
+    assert "doe" not in message

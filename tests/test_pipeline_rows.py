@@ -30,9 +30,9 @@ def scored(scores=None, carried=()):
     return ScoredImage(row, loaded.facts, vector, GRIDS, 6)
 
 
-def row_of(scores=None, threshold=0.5, carried=(), names=(), calibration=None):
+def row_of(scores=None, threshold=0.5, carried=(), names=(), calibration=None, redact=False):
     vector = threshold_vector(make_thresholds(threshold))
-    return score_row(scored(scores, carried), vector, calibration, IDS, names)
+    return score_row(scored(scores, carried), vector, calibration, IDS, names, redact)
 
 
 def test_score_row_has_every_column_of_the_schema_in_order_and_no_other():
@@ -78,6 +78,15 @@ def test_score_row_becomes_arrow_without_losing_anything():
     }
 
 
+def test_score_row_redacted_has_no_uri_and_all_else():
+    redacted, plain = row_of({"Mass": 0.9}, redact=True), row_of({"Mass": 0.9})
+    assert (redacted.pop("uri"), plain.pop("uri")) == (None, "/archive/a.png")
+    for row in (redacted, plain):
+        del row["scored_at"]
+        row["cams"] = [cam["finding"] for cam in row["cams"]]
+    assert redacted == plain
+
+
 def test_score_row_grid_is_row_major():
     [cam] = row_of({"Nodule": 0.9})["cams"]
     first = 49 * FINDINGS.index("Nodule")
@@ -101,7 +110,7 @@ def test_score_row_threshold_of_each_finding_is_its_own():
     for index, name in enumerate(ABNORMAL_FINDINGS):
         thresholds[name] = dataclasses.replace(thresholds[name], threshold=(index + 1) / 16)
     image = scored(dict.fromkeys(FINDINGS, 0.5))
-    row = score_row(image, threshold_vector(thresholds), None, IDS, ())
+    row = score_row(image, threshold_vector(thresholds), None, IDS, (), False)
     # 8/16 is the eighth's: it and those before it are at or below the score.
     assert row["findings"] == list(ABNORMAL_FINDINGS[:8])
 
@@ -171,13 +180,17 @@ def test_apply_thresholds_in_a_pipeline_gives_the_rows(calibration):
 
     def build(pipeline):
         transform = ApplyThresholds(
-            make_thresholds(0.5), calibration=calibration, carried=("site",), **IDS
+            make_thresholds(0.5),
+            calibration=calibration,
+            carried=("site",),
+            redact_uris=True,
+            **IDS,
         )
         return {"rows": pipeline | Create(images, reshuffle=False) | transform}
 
     rows = collect(build)["rows"]
     vector = threshold_vector(make_thresholds(0.5))
-    expected = [score_row(image, vector, calibration, IDS, ("site",)) for image in images]
+    expected = [score_row(image, vector, calibration, IDS, ("site",), True) for image in images]
     for row in rows + expected:
         del row["scored_at"]
         row["cams"] = [
@@ -188,17 +201,21 @@ def test_apply_thresholds_in_a_pipeline_gives_the_rows(calibration):
 
 
 @pytest.mark.parametrize(
-    ("reason", "stage", "size_bytes", "version"),
+    ("reason", "stage", "size_bytes", "version", "attempts"),
     [
-        (Reason.NOT_FOUND, "read", None, None),
-        (Reason.TRUNCATED, "decode", 2048, "1700000000123456789"),
-        (Reason.NON_FINITE_SCORE, "infer", 2048, "1700000000123456789"),
+        (Reason.NOT_FOUND, "read", None, None, 1),
+        (Reason.READ_TIMEOUT, "read", 2048, "1700000000123456789", 4),
+        (Reason.TRUNCATED, "decode", 2048, "1700000000123456789", 2),
+        (Reason.NON_FINITE_SCORE, "infer", 2048, "1700000000123456789", 1),
     ],
     ids=lambda value: str(value) if isinstance(value, Reason) else "",
 )
-def test_reject_row_says_where_and_why(reason, stage, size_bytes, version):
+def test_reject_row_says_where_and_why(reason, stage, size_bytes, version, attempts):
     row = manifest_row("a", "/archive/a.png", ("17",))
-    rejected = reject_row(RejectedImage(row, ImageError(reason, "in words"), size_bytes, version))
+    error = ImageError(reason, "in words")
+    image = RejectedImage(row, error, size_bytes, version, attempts)
+    rejected = reject_row(image, False)
+    assert reject_row(image, True) == {**rejected, "uri": None}
     assert list(rejected) == REJECTS_SCHEMA.names
     table = pa.Table.from_pylist([rejected], REJECTS_SCHEMA)
     table.validate(full=True)
@@ -209,7 +226,7 @@ def test_reject_row_says_where_and_why(reason, stage, size_bytes, version):
             "stage": stage,
             "reason": reason.value,
             "detail": "in words",
-            "attempts": 1,
+            "attempts": attempts,
             "size_bytes": size_bytes,
             "source_version": version,
         }

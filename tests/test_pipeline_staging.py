@@ -9,9 +9,9 @@ import pytest
 from apache_beam import Create
 
 from pipeline import layout, staging
-from pipeline.layout import write_atomically
+from pipeline.layout import staged_parts, write_atomically
 from pipeline.progress import PROGRESS
-from pipeline.staging import ROWS_A_PART, StageRows, StageRowsDoFn, staged_parts
+from pipeline.staging import ROWS_A_PART, StageRows, StageRowsDoFn
 from schemas.rejects import Reason
 from schemas.tables import REJECTS_SCHEMA, scores_schema
 from tests.fakes import LOCAL, picture, read_rows, reject_of, scores_of, tree
@@ -242,4 +242,4 @@ def test_write_atomically_is_on_disk_before_it_has_its_name(tmp_path, monkeypatc
         layout.os, "replace", lambda *paths: calls.append("replace") or replace(*paths)
     )
     write_atomically(tmp_path / "record.json", b"content")
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # the content, and at last the name

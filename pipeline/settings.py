@@ -1,0 +1,85 @@
+"""Everything that changes a row, so that a run is only ever resumed under the same."""
+
+import dataclasses
+from importlib import metadata
+
+from model.bundle import short_digest
+from model.serving import ScorerSettings
+
+_NOT_OF_SCORES = ("carried", "gradcam_top", "software_version")
+"""What changes a row, and neither its scores nor its flags."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSettings:
+    """What decides the content of a row beside the image.
+
+    The manifest is not in it, nor is what only changes how fast rows are made.
+
+    Attributes:
+      model_id: Of the bundle: network, input contract, calibration.
+      thresholds_id: Of the thresholds applied.
+      tta: Test-time augmentation mode.
+      borderline: Digest of what is borderline; None in other modes.
+      precision: Arithmetic of the network.
+      redact_uris: Whether uris are kept out of the output.
+      carried: Manifest columns copied to the scores, in their order.
+      gradcam_top: Findings drawn an image.
+      software_version: Of this project.
+    """
+
+    model_id: str
+    thresholds_id: str
+    tta: str
+    borderline: str | None
+    precision: str
+    redact_uris: bool
+    carried: tuple[str, ...]
+    gradcam_top: int
+    software_version: str
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits; a run is resumed under an equal one only."""
+        return short_digest(self.to_json())
+
+    @property
+    def scoring_digest(self) -> str:
+        """12 hex digits; what was scored under an equal one need not be scored again."""
+        content = self.to_json()
+        return short_digest({name: content[name] for name in content if name not in _NOT_OF_SCORES})
+
+    def to_json(self) -> dict:
+        """Returns the settings as JSON has them."""
+        return {**dataclasses.asdict(self), "carried": list(self.carried)}
+
+
+def row_settings(
+    scorer: ScorerSettings,
+    thresholds_id: str,
+    *,
+    redact_uris: bool,
+    carried: tuple[str, ...],
+    gradcam_top: int,
+) -> RowSettings:
+    """Returns the settings of a run with this version of the software; see `RowSettings`."""
+    borderline = None
+    if scorer.borderline_thresholds is not None:
+        borderline = short_digest([*scorer.borderline_thresholds, scorer.borderline_band])
+    return RowSettings(
+        model_id=scorer.model_id,
+        thresholds_id=thresholds_id,
+        tta=scorer.tta,
+        borderline=borderline,
+        precision=scorer.precision,
+        redact_uris=redact_uris,
+        carried=carried,
+        gradcam_top=gradcam_top,
+        software_version=metadata.version("prescreen"),
+    )
+
+
+def describe_difference(then: dict, now: dict) -> str:
+    """Returns in words which settings differ, as `RowSettings.to_json` gives them."""
+    names = [name for name in now if now[name] != then.get(name)]
+    return ", ".join(f"{name} {then.get(name)} then and {now[name]} now" for name in names)
