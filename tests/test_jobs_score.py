@@ -53,13 +53,15 @@ def test_score_phantoms_every_row_is_scored_and_read_back(run, phantoms):
     output, _ = run
     with open(phantoms / "manifest.csv", newline="") as file:
         manifest = list(csv.DictReader(file))
-    table = _table(output)
-    assert table["image_id"].tolist() == [row["image_id"] for row in manifest]
+    # In any order: an image that a busy machine holds up comes later.
+    table = _table(output).set_index("image_id", drop=False)
+    assert sorted(table["image_id"]) == sorted(row["image_id"] for row in manifest)
+    table = table.loc[[row["image_id"] for row in manifest]]
     for name in ("patient_id", "view_position", "labels"):
         assert table[name].tolist() == [row[name] for row in manifest]
     assert set(table["width"]) == set(table["height"]) == {128}
     scores = table[_SCORES].to_numpy()
-    assert np.isfinite(scores).all() and (scores > 0).all() and (scores < 1).all()
+    assert np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()
 
 
 def test_score_phantoms_schema_is_the_published_one(run):

@@ -80,7 +80,7 @@ def test_predict_images_gives_the_values_of_their_rows_in_order(predictor, file)
     vector = threshold_vector(make_thresholds())
     for index, prediction in enumerate(predictions):
         image = scored_image(f"i{index}", varied_picture(index))
-        row = score_row(image, vector, None, {}, ())
+        row = score_row(image, vector, None, {}, (), False)
         assert prediction.scores.dtype == np.float32
         assert prediction.scores.tolist() == [row[score_column(name)] for name in FINDINGS]
         assert list(prediction.findings) == row["findings"] and prediction.flagged
