@@ -24,7 +24,7 @@ def paths(tmp_path):
 
 
 def ledger_of(parts, dropped=None):
-    return Ledger({"rejects": parts}, dropped or {}, {}, {})
+    return Ledger({"rejects": parts}, dropped or {}, {}, {}, duplicates=0, outdated=0)
 
 
 def stage_rejects(paths, *counts):
