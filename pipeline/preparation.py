@@ -172,7 +172,7 @@ class PrepareRows(beam.PTransform):
         )
         (
             loaded[images.REJECTED]
-            | "RowRejected" >> beam.Map(reject_row)
+            | "RowRejected" >> beam.Map(reject_row, False)
             | "StageRejects" >> StageRows(self._staging / "rejects", REJECTS_SCHEMA)
         )
 

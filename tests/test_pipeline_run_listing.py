@@ -291,8 +291,8 @@ def test_list_runs_damaged_state_is_broken_and_hides_no_other(tmp_path, content,
     assert other == unfinished("r2", 2)
     assert (broken.run_id, broken.state) == ("r1", RunPhase.BROKEN)
     assert broken.advice == (
-        f"_staging/r1 is not as `prescreen score` wrote it ({what}). Remove it to score its"
-        " images anew."
+        "an unfinished run must be as `prescreen score` wrote it. Received: run r1, whose run.json"
+        f" cannot be understood ({what}). Remove _staging/r1 to score its images anew."
     )
 
 

@@ -489,11 +489,12 @@ def test_verify_run_record_changed_after_it_was_written_is_found(run):
     assert found(run) == [("runs/r1.json", f"has changed: its digest is {now}, and was {was}")]
 
 
-def test_verify_run_record_without_a_digest_of_itself_is_an_older_one(run):
+def test_verify_run_record_without_a_digest_of_itself_is_found(run):
     record = json.loads(run.read_text())
     del record["record_sha256"]
     run.write_text(json.dumps(record))
-    assert verify_run(run).problems == []
+    [problem] = verify_run(run).problems
+    assert problem.what == f"has changed: its digest is {record_digest(record)}, and was None"
 
 
 def test_record_digest_survives_writing_and_order():
