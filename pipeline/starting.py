@@ -144,6 +144,7 @@ def _take_up(paths: RunPaths, request: StartRequest) -> RunState:
     settings = request.settings.to_json()
     state = read_state(paths)
     if state is None:
+        _clear(paths)
         state = RunState(settings, request.settings.digest, request.started, request.parent_run)
     elif not request.resume:
         raise InputError(
@@ -165,6 +166,15 @@ def _take_up(paths: RunPaths, request: StartRequest) -> RunState:
         state = dataclasses.replace(state, attempts=state.attempts + 1)
     state.write(paths)
     return state
+
+
+def _clear(paths: RunPaths) -> None:
+    """Removes what nothing says the settings of; the lock stays."""
+    for path in paths.staging.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path != paths.lock:
+            path.unlink()
 
 
 def _not_writable(error: OSError) -> OutputError:

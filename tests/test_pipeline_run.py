@@ -299,6 +299,16 @@ def test_score_manifest_resume_with_a_bad_manifest_keeps_what_was_scored(archive
     assert archive.score(run_id="night", resume=True)["counts"]["scored"] == IMAGES
 
 
+def test_score_manifest_staged_rows_of_unknown_settings_do_not_count(archive, whole, scorer):
+    with pytest.raises(commit.RejectLimitError):
+        archive.score(run_id="night", reject_limit=0.01)
+    RunPaths(archive.output, "night").state.unlink()
+    scorer.batches.clear()
+    record = archive.score(run_id="night", resume=True)
+    assert scored_images(scorer) == IMAGES and record["attempts"] == 1
+    assert {table: archive.rows("night", table) for table in whole} == whole
+
+
 # Commit
 
 
