@@ -74,15 +74,20 @@ def commit_run(
     paths, timings_s = job.paths, facts.timings_s
     # What an earlier attempt at this commit left is made again from the parts.
     shutil.rmtree(paths.commit, ignore_errors=True)
+    drawings = paths.commit / "drawings.parquet"
+    # A connection a step: the tables of one are not in memory while the next one works.
     with connect(paths.commit) as connection:
         ledger = freeze_ledger(connection, paths, job.plan)
         _check_reject_limit(ledger, job, settings.reject_limit)
-        with _timed(timings_s, "draw"):
-            drawn = _draw(connection, ledger, job, settings.drawing, runner)
-        checkpoint("drawn")
-        with _timed(timings_s, "write"):
-            tables = _compact(connection, ledger, job, settings.bundle, runner)
+        groups = plan_drawings(connection, ledger, settings.drawing, drawings, paths.manifest)
+    with _timed(timings_s, "draw"):
+        drawn = _draw(drawings, groups, job, settings.drawing, runner)
+    checkpoint("drawn")
+    with _timed(timings_s, "write"):
+        tables = _compact(ledger, job, settings.bundle, runner)
+        with connect(paths.commit) as connection:
             _reconcile(connection, paths, tables, job.manifest.rows)
+        with connect(paths.commit) as connection:
             flagged, listed = _rank(connection, tables["scores"], job, settings)
     counts = {
         "manifest": job.manifest.rows,
@@ -120,41 +125,32 @@ def _check_reject_limit(ledger: Ledger, job: ScoringJob, limit: float) -> None:
 
 
 def _draw(
-    connection: duckdb.DuckDBPyConnection,
-    ledger: Ledger,
-    job: ScoringJob,
-    settings: DrawingSettings,
-    runner: Runner,
+    drawings: Path, groups: int, job: ScoringJob, settings: DrawingSettings, runner: Runner
 ) -> dict:
-    """Draws, and returns how many images and overlays that gave, and why others did not."""
+    """Draws what is planned, and returns how much that gave, and why the rest is not drawn."""
     paths = job.paths
-    plan = paths.commit / "drawings.parquet"
-    groups = plan_drawings(connection, ledger, settings, plan, paths.manifest)
-    draw_overlays(plan, groups, paths, job.thresholds, settings, job.decode_threads, runner)
+    draw_overlays(drawings, groups, paths, job.thresholds, settings, job.decode_threads, runner)
     parts = staged_parts(paths.built("drawn"))
     if not parts:
         return {"drawn": 0, "overlays": 0, "not_drawn": {}}
     # A bundle that was drawn twice staged its rows twice.
     drawn = "(SELECT DISTINCT * FROM read_parquet(?, hive_partitioning=false))"
-    [(images, overlays)] = connection.execute(
-        "SELECT count(DISTINCT image_id) FILTER (overlay IS NOT NULL), count(overlay)"
-        f" FROM {drawn}",
-        [parts],
-    ).fetchall()
-    reasons = connection.execute(
-        f"SELECT reason, count(*) FROM {drawn} WHERE reason IS NOT NULL"
-        " GROUP BY reason ORDER BY reason",
-        [parts],
-    ).fetchall()
+    with connect(paths.commit) as connection:
+        [(images, overlays)] = connection.execute(
+            "SELECT count(DISTINCT image_id) FILTER (overlay IS NOT NULL), count(overlay)"
+            f" FROM {drawn}",
+            [parts],
+        ).fetchall()
+        reasons = connection.execute(
+            f"SELECT reason, count(*) FROM {drawn} WHERE reason IS NOT NULL"
+            " GROUP BY reason ORDER BY reason",
+            [parts],
+        ).fetchall()
     return {"drawn": images, "overlays": overlays, "not_drawn": dict(reasons)}
 
 
 def _compact(
-    connection: duckdb.DuckDBPyConnection,
-    ledger: Ledger,
-    job: ScoringJob,
-    bundle: BundleInfo,
-    runner: Runner,
+    ledger: Ledger, job: ScoringJob, bundle: BundleInfo, runner: Runner
 ) -> dict[str, list[Path]]:
     """Compacts all tables and returns their files."""
     schemas = {"scores": scores_schema(job.manifest.carried), "rejects": REJECTS_SCHEMA}
@@ -167,7 +163,7 @@ def _compact(
     if job.plan.skipped is not None:
         path = job.paths.built("skipped") / "part-00000.parquet"
         schema = with_metadata(SKIPPED_SCHEMA, metadata)
-        write_skipped(connection, job.plan.held, job.paths.run_id, schema, path)
+        write_skipped(job.plan.held, job.paths.run_id, schema, path)
         written["skipped"] = [path]
     return written
 

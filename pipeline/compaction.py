@@ -1,15 +1,14 @@
 """Many staged parts into few published files."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import apache_beam as beam
-import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.database import STAGED_PARTS
 from pipeline.layout import staged_parts
 from pipeline.ledger import Ledger
 from pipeline.runner import Runner
@@ -103,49 +102,49 @@ def write_file(file: OutputFile, schema: pa.Schema, overlays: dict[str, dict[str
             writer.write_table(table, row_group_size=ROWS_A_GROUP)
 
 
-def write_skipped(
-    connection: duckdb.DuckDBPyConnection,
-    held: Sequence[str],
-    run_id: str,
-    schema: pa.Schema,
-    path: Path,
-) -> None:
+def write_skipped(held: Sequence[str], run_id: str, schema: pa.Schema, path: Path) -> None:
     """Writes which images other runs hold, in the manifest's order.
 
     Args:
-      connection: Sorts.
-      held: Files that name what is held, and by which run.
+      held: Files that name what is held, and by which run, in that order.
       run_id: Of this run, whose own rows are not skipped.
       schema: Of the table, with the metadata of the run.
       path: New; its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    is_skipped = pc.field("held_by_run") != run_id
+    tables = (pq.ParquetFile(file).read(schema.names).filter(is_skipped) for file in held)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        if not held:
-            return
-        reader = connection.sql(
-            f"SELECT image_id, held_by_run FROM {STAGED_PARTS} WHERE held_by_run <> ?"
-            " ORDER BY _part, file_row_number",
-            params=[list(held), run_id],
-        ).to_arrow_reader(ROWS_A_GROUP)
-        for batch in reader:
-            writer.write_table(pa.Table.from_batches([batch]).cast(schema), ROWS_A_GROUP)
+        for table in _at_once(table.cast(schema) for table in tables):
+            writer.write_table(table, row_group_size=ROWS_A_GROUP)
 
 
 def _gather(file: OutputFile, schema: pa.Schema) -> Iterator[pa.Table]:
-    """Gives the rows of all parts, some thousands at a time."""
+    """Gives the rows of all parts, some thousands at a time; an empty table where none are."""
+    yield from _at_once(_kept_rows(part, file, schema) for part in file.parts)
+    if not file.parts:
+        yield schema.empty_table()
+
+
+def _kept_rows(part: str, file: OutputFile, schema: pa.Schema) -> pa.Table:
+    table = pq.ParquetFile(part).read()
+    if part in file.dropped:
+        keep = [number not in file.dropped[part] for number in range(table.num_rows)]
+        table = table.filter(pa.array(keep))
+    return table.cast(schema)
+
+
+def _at_once(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Joins small tables to larger ones."""
     waiting, rows = [], 0
-    for part in file.parts:
-        table = pq.ParquetFile(part).read()
-        if part in file.dropped:
-            keep = [number not in file.dropped[part] for number in range(table.num_rows)]
-            table = table.filter(pa.array(keep))
-        waiting.append(table.cast(schema))
+    for table in tables:
+        waiting.append(table)
         rows += table.num_rows
         if rows >= _ROWS_AT_ONCE:
             yield pa.concat_tables(waiting)
             waiting, rows = [], 0
-    yield pa.concat_tables(waiting) if waiting else schema.empty_table()
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def _with_overlays(table: pa.Table, overlays: dict[str, dict[str, str]]) -> pa.Table:

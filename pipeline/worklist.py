@@ -38,12 +38,12 @@ def write_worklist(
     score_of = ", ".join(f"'{f}': \"{score_column(f)}\"" for f in FINDINGS)
     threshold_of = ", ".join(f"'{f}': {thresholds[f].threshold!r}::DOUBLE" for f in thresholds)
     reader = connection.sql(
-        "SELECT row_number() OVER (ORDER BY abnormality DESC, image_id) AS rank,"
-        " image_id, abnormality, findings,"
+        "SELECT image_id, abnormality, findings,"
         f" list_transform(findings, lambda _name: MAP {{{score_of}}}[_name]) AS scores,"
         f" list_transform(findings, lambda _name: MAP {{{threshold_of}}}[_name]) AS thresholds,"
         " list_transform(cams, lambda _cam: _cam.overlay) AS overlays, uri"
-        " FROM read_parquet(?, hive_partitioning=false) WHERE flagged ORDER BY rank LIMIT ?",
+        " FROM read_parquet(?, hive_partitioning=false) WHERE flagged"
+        " ORDER BY abnormality DESC, image_id LIMIT ?",
         params=[scores, limit],
     ).to_arrow_reader(_ROWS_AT_ONCE)
     schema = with_metadata(WORKLIST_SCHEMA, metadata)
@@ -53,8 +53,12 @@ def write_worklist(
     ):
         rows = csv.writer(file)
         rows.writerow(schema.names)
+        listed = 0
         for batch in reader:
-            table = pa.Table.from_batches([batch]).cast(schema)
+            # Counted here: a window function would hold every row twice to number them.
+            ranks = pa.array(range(listed + 1, listed + len(batch) + 1))
+            listed += len(batch)
+            table = pa.Table.from_batches([batch]).add_column(0, "rank", ranks).cast(schema)
             parquet.write_table(table)
             for row in table.to_pylist():
                 rows.writerow(map(_cell, row.values()))
