@@ -15,7 +15,7 @@ _LINE_SECONDS = 30.0
 
 
 class Display:
-    """Shows the events of a run, and its progress between `scoring` and `scored`.
+    """Shows nothing; others show a run's events, and its progress from `scoring` to `scored`.
 
     A context manager: what it shows ends with the run, however that ends.
     """
@@ -53,10 +53,6 @@ class Display:
         self._ended.set()
         if self._thread:
             self._thread.join()
-
-
-class Quiet(Display):
-    """Shows nothing."""
 
 
 class Console(Display):

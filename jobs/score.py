@@ -149,7 +149,7 @@ def score_command(
     if options["retry_reasons"] and options["retry_rejects"] is None:
         raise click.UsageError("--retry-reason needs --retry-rejects.")
     load_tensorflow(as_json=log_json)
-    from jobs.progress import Console, JsonLines, Quiet
+    from jobs.progress import Console, Display, JsonLines
     from jobs.signals import stop_on_signals
     from jobs.summary import summarise
     from model.bundle import demo_bundle_path
@@ -158,7 +158,7 @@ def score_command(
     score_options = ScoreOptions(
         bundle=bundle or demo_bundle_path(), beam_args=beam_args, **options
     )
-    display = JsonLines() if log_json else Quiet() if quiet else Console()
+    display = JsonLines() if log_json else Display() if quiet else Console()
     if log_json:
         context.meta[SHOW_FAILURE] = display
     with display, stop_on_signals(display):

@@ -136,7 +136,7 @@ class _DrawDoFn(beam.DoFn):
         self._ahead = ReadAhead(self._draw, threads=self._threads, depth=2 * self._threads)
 
     def process(self, planned: dict):
-        for drawn in STOP.until_requested(self._ahead.put(planned, Watch())):
+        for drawn in STOP.until_requested(self._ahead.put(planned)):
             yield from self._rows(drawn)
 
     def finish_bundle(self):

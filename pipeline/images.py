@@ -60,7 +60,7 @@ class LoadImageDoFn(beam.DoFn):
         self._ahead = ReadAhead(load_image, threads=self._threads, depth=self._read_ahead)
 
     def process(self, row: ManifestRow):
-        for image in STOP.until_requested(self._ahead.put(row, Watch())):
+        for image in STOP.until_requested(self._ahead.put(row)):
             yield self._tagged(image)
 
     def finish_bundle(self):

@@ -244,7 +244,7 @@ class _CompareVersionsDoFn(beam.DoFn):
         unchanged = [False] * table.num_rows
         for number, row in enumerate(table.to_pylist()):
             if row["held_by_run"] is not None:
-                self._note(unchanged, self._ahead.put((number, row), Watch()))
+                self._note(unchanged, self._ahead.put((number, row)))
         self._note(unchanged, self._ahead.drain())
         return unchanged
 

@@ -53,7 +53,7 @@ class _Job:
     """An item, and what became of it: a result, an error, or a TimedOut, once `is_done`."""
 
     item: Any
-    watch: Watch | None
+    watch: Watch
     is_begun: bool = False
     is_done: bool = False
     is_replaced: bool = False
@@ -72,13 +72,13 @@ class ReadAhead:
     memory. The threads are daemons: one that hangs in a read must not keep the
     process from ending, as the standard library's executors would.
 
-    An item put in with a `Watch` is not waited for at any price. When it is late, it is
-    set aside and given when it is done, whatever the order; when it takes longer than
-    `timeout_s`, a `TimedOut` is given for it, its thread is abandoned, and what comes
-    from there is dropped. In place of a thread with a late read another one is
-    started, so that hung reads leave the others their threads. Such spare threads are
-    as many as `threads` (4 where those are fewer) and are earned again by items that are
-    done in time: where all reads are slow, more of them at once would only be slower.
+    No item is waited for at any price. When one is late, it is set aside and given when
+    it is done, whatever the order; when it takes longer than `timeout_s`, a `TimedOut`
+    is given for it, its thread is abandoned, and what comes from there is dropped. In
+    place of a thread with a late read another one is started, so that hung reads leave
+    the others their threads. Such spare threads are as many as `threads` (4 where those
+    are fewer) and are earned again by items that are done in time: where all reads are
+    slow, more of them at once would only be slower.
 
     Items set aside each have a thread, so that they are bounded too.
     """
@@ -95,8 +95,8 @@ class ReadAhead:
         """Starts the threads.
 
         Args:
-          function: Called with an item, and its watch if it has one; what it raises is
-            raised to the consumer.
+          function: Called with an item and its watch, which it tells how far it is; what
+            it raises is raised to the consumer.
           threads: Number of them that work at once.
           depth: Items that may be under way at once; at least `threads`.
           timeout_s: After that long at one stage an item is given up.
@@ -124,14 +124,13 @@ class ReadAhead:
 
         Args:
           item: For the function.
-          watch: What the function tells how far it is; without one the item is
-            waited for, however long it takes.
+          watch: By another clock than the system's.
 
         Raises:
           StoreError: More than `MAX_HUNG` threads hang.
         """
         yield from self._results(self._depth - 1)
-        job = _Job(item, watch)
+        job = _Job(item, watch or Watch())
         self._waiting.put(job)
         self._pending.append(job)
 
@@ -176,12 +175,12 @@ class ReadAhead:
                 self._changed.wait(_TICK_S)
 
     def _is_late(self, job: _Job) -> bool:
-        return job.is_begun and job.watch is not None and job.watch.is_late(self._late_s)
+        return job.is_begun and job.watch.is_late(self._late_s)
 
     def _look_after_threads(self) -> None:
         """Gives up what takes too long, and starts threads in place of those that hang."""
         for job in tuple(self._busy):
-            if job.watch is None or job.is_done:
+            if job.is_done:
                 continue
             if job.watch.give_up(self._timeout_s):
                 job.result = TimedOut(job.item, job.watch, self._error_of(job.watch))
@@ -223,13 +222,10 @@ class ReadAhead:
             with self._changed:
                 job.is_begun = True
                 self._busy.add(job)
-                if job.watch is not None:
-                    job.watch.begin(Stage.READ)
+                job.watch.begin(Stage.READ)
             result = error = None
             try:
-                result = self._function(
-                    *((job.item,) if job.watch is None else (job.item, job.watch))
-                )
+                result = self._function(job.item, job.watch)
             except BaseException as raised:  # the consumer raises it
                 error = raised
             self._finish(job, result, error)

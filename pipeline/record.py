@@ -2,15 +2,13 @@
 
 import dataclasses
 import datetime
-import hashlib
 import platform
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from model.bundle import BundleInfo
+from model.bundle import BundleInfo, file_sha256
 from pipeline.archive import ScoringJob
 from pipeline.layout import RunPaths
 from pipeline.run_state import RunState, record_digest
@@ -118,9 +116,3 @@ def _built_files(paths: RunPaths) -> Iterator[dict]:
                 "sha256": file_sha256(path),
                 "rows": pq.read_metadata(path).num_rows if is_table else None,
             }
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the digest of a file, 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from model.bundle import BundleInfo, load_bundle_info, thresholds_id
+from model.bundle import BundleInfo, file_sha256, load_bundle_info, thresholds_id
 from model.overlays import overlay_note
 from model.scorer import default_batch_size
 from model.serving import ScorerSettings, choose_thresholds, scorer_settings
@@ -22,7 +22,7 @@ from pipeline.lock import LockLostError
 from pipeline.manifest import CheckedManifest, carried_columns, check_manifest
 from pipeline.planning import WorkPlan, keep_rejected, plan_work
 from pipeline.publishing import PublishError, finish_commits
-from pipeline.record import RunFacts, file_sha256
+from pipeline.record import RunFacts
 from pipeline.run_state import committed_runs, read_record
 from pipeline.runner import Runner, choose_runner
 from pipeline.scoring import load_scorer

@@ -5,7 +5,7 @@ import datetime
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipeline.layout import RunPaths
@@ -83,10 +83,8 @@ def open_output(output: str) -> Path:
         )
     if path.exists() and not path.is_dir():
         raise InputError(f"--output must be a folder. Received: --output {output}, a file.")
-    try:
+    with _writing_output():
         (path / "_staging").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_writable(error) from error
     return path
 
 
@@ -103,18 +101,16 @@ def begin_run(output: Path, request: StartRequest) -> Iterator[ActiveRun]:
     """
     paths = _choose(output, request)
     _check_not_published(paths)
-    try:
-        with RunLock(paths.lock) as lock:
-            state = _take_up(paths, request)
-            run = ActiveRun(paths, state, lock)
-            try:
-                yield run
-            except InputError:
-                if not run.is_resumed:
-                    shutil.rmtree(paths.staging, ignore_errors=True)
-                raise
-    except OSError as error:
-        raise _not_writable(error) from error
+    with ExitStack() as held:
+        with _writing_output():
+            lock = held.enter_context(RunLock(paths.lock))
+            run = ActiveRun(paths, _take_up(paths, request), lock)
+        try:
+            yield run
+        except InputError:
+            if not run.is_resumed:
+                shutil.rmtree(paths.staging, ignore_errors=True)
+            raise
 
 
 def _choose(output: Path, request: StartRequest) -> RunPaths:
@@ -177,8 +173,12 @@ def _clear(paths: RunPaths) -> None:
             path.unlink()
 
 
-def _not_writable(error: OSError) -> OutputError:
-    return OutputError(
-        f"--output must be a folder that can be written. Received: {error.strerror}."
-        " Nothing was published. Mend it and run again."
-    )
+@contextmanager
+def _writing_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"--output must be a folder that can be written. Received: {error.strerror}."
+            " Nothing was published. Mend it and run again."
+        ) from error

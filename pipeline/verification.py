@@ -1,7 +1,6 @@
 """Whether a published run still is what was published."""
 
 import dataclasses
-import hashlib
 import os
 import tempfile
 from collections import Counter
@@ -12,6 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model.bundle import file_sha256
 from pipeline.database import connect
 from pipeline.layout import RunPaths
 from pipeline.run_state import read_record, record_digest
@@ -218,8 +218,7 @@ def _check(paths: RunPaths, file: PublishedFile, found: set[str], record: dict) 
         size_bytes = path.stat().st_size
         if size_bytes != file.size_bytes:
             return f"has {size_bytes} bytes, and had {file.size_bytes} when it was published"
-        with open(path, "rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        sha256 = file_sha256(path)
         if sha256 != file.sha256:
             return f"has changed: its sha256 is {sha256}, and was {file.sha256}"
         return _check_table(path, file, record) if path.suffix == ".parquet" else None

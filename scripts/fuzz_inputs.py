@@ -9,8 +9,6 @@ import gzip
 import io
 import json
 import random
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuzz_mutations import PNG_MAGIC, mutate, pieces_of, png_chunk
+from fuzz_mutations import mutate, pieces_of
 from PIL import Image
+from png_files import png_chunk, png_file
 
 from model.phantoms import draw_phantom
 
@@ -27,16 +26,6 @@ _PHANTOM_SIZE = 64
 _FOLDER_SHARE = 0.4
 """Share of the inputs that are made from files of the folders, where there are any."""
 
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
-"""First column, first row, column step and row step of each pass of an interlaced PNG."""
 _ORIENTATION, _TURNED_LEFT = 0x0112, 6
 
 
@@ -65,7 +54,7 @@ def drawn_images() -> list[Original]:
         "grey_alpha": _saved(Image.merge("LA", (picture, picture)), "PNG"),
         "one_bit": _saved(picture.convert("1"), "PNG"),
         "turned": _saved(colour, "PNG", exif=exif),
-        "interlaced": _interlaced_png(grey),
+        "interlaced": png_file(grey, interlaced=True),
     }
     jpegs = {
         "grey": _saved(other, "JPEG"),
@@ -132,15 +121,6 @@ def _rechunked(png: bytes) -> bytes:
     bodies = b"".join(piece[8:-4] for piece in pieces_of(png) if piece[4:8] == b"IDAT")
     pixels = [png_chunk(b"IDAT", bodies[at : at + 1000]) for at in range(0, len(bodies), 1000)]
     return b"".join((png[:33], *pixels, png_chunk(b"IEND", b"")))
-
-
-def _interlaced_png(grey: np.ndarray) -> bytes:
-    """Returns uint8 `(height, width)` as the interlaced PNG that Pillow does not write."""
-    passes = (grey[y::dy, x::dx] for x, y, dx, dy in _ADAM7)
-    rows = b"".join(b"\x00" + row.tobytes() for part in passes for row in part if row.size)
-    header = struct.pack(">IIBBBBB", *grey.shape[::-1], 8, 0, 0, 0, 1)
-    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}
-    return PNG_MAGIC + b"".join(png_chunk(kind, body) for kind, body in chunks.items())
 
 
 def _delimited(rows: Sequence[Sequence[str]], delimiter: str) -> bytes:

@@ -12,12 +12,13 @@ import struct
 import zlib
 from collections.abc import Callable
 
+from png_files import PNG_MAGIC, png_chunk
+
 _MOST_BYTES = 4_000_000
 """Copies of pieces end here, so that a file does not grow from change to change."""
 
 Mutator = Callable[[random.Random, bytes, bytes], bytes]
 
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _PARQUET_MAGIC = b"PAR1"
 _JPEG_PIECE = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
@@ -188,11 +189,6 @@ def _change_chunk(rng: random.Random, chunk: bytes, change: Mutator) -> bytes:
     if rows and rng.random() < 0.5:
         return png_chunk(kind, zlib.compress(change(rng, rows, b""), 1))
     return png_chunk(kind, change(rng, body, b""))
-
-
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    """Returns a PNG chunk with its right length and checksum."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 MUTATORS: tuple[Mutator, ...] = (

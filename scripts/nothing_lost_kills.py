@@ -165,7 +165,8 @@ class Killer:
             shutil.rmtree(output, ignore_errors=True)
             return None
         twice = read_counter(self._counter) - rows
-        harm = (*_judge(attempt, output, self.whole, twice, 1 + kills), *watcher.harm)
+        seen = dict.fromkeys(watcher.harm)  # the same at many looks is said once
+        harm = (*_judge(attempt, output, self.whole, twice, 1 + kills), *seen)
         if not harm:
             shutil.rmtree(output)
         return Kill(

@@ -18,20 +18,22 @@ from model import decoding
 from model.decoding import decode_grey
 from model.preprocessing import prepare, to_square
 from schemas.rejects import ImageError, Reason, Stage
-from tests.bad_files import (
+from scripts.png_files import (
     GREY,
     GREY_ALPHA,
     PALETTE,
     PNG_MAGIC,
     RGB,
     RGBA,
-    exif_block,
-    grey_picture,
-    image_file,
     png_chunk,
     png_file,
     png_header,
     png_rows,
+)
+from tests.bad_files import (
+    exif_block,
+    grey_picture,
+    image_file,
     with_frame,
     write_bad_files,
     write_odd_files,
