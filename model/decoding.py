@@ -15,7 +15,7 @@ What is read, and what becomes of it:
 | 1, 2 and 4-bit grey | spread over 0 to 255 |
 | 16-bit grey | divided by 257, rounded to nearest, whatever range the picture uses |
 | 16-bit colour, 16-bit grey with alpha | the high byte of each sample |
-| colour, palette, CMYK | ITU-R 601 luma of its RGB |
+| colour, palette, CMYK | ITU-R 601 luma of its RGB; that of a JPEG as it is stored |
 | alpha of a pixel, a palette entry or a colour | ignored: as if opaque |
 | EXIF orientation | applied; a broken EXIF block counts as upright |
 | text, XMP, colour profiles, gamma, previews, pictures after the first | ignored, broken or not |
@@ -25,6 +25,8 @@ the structure whole, such as a file cut short and closed again with an end marke
 And an interlaced PNG, intact by its checksums, may lack pixels of its last pass.
 """
 
+import contextlib
+import dataclasses
 import io
 import re
 import struct
@@ -88,15 +90,36 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = frozenset((5, 6, 7, 8))
 
 
-def decode_grey(data: bytes) -> Image.Image:
-    """Returns the image: mode `L`, full size, display orientation, by the module's table.
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class GreyImage:
+    """A decoded image, in display orientation.
+
+    Attributes:
+      image: Mode `L`; smaller than the file's where that was allowed.
+      width: Of the file's full-size image, in pixels.
+      height: Likewise.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+
+
+def decode_grey(data: bytes, at_least: int | None = None) -> GreyImage:
+    """Returns the image of a file, by the module's table.
 
     Pillow sees the picture alone: its chunks or segments are copied out first, without
     the text, profiles, EXIF and previews around them. So nothing that is wrong with those
     costs the image, Pillow has nothing to warn of, and limits are checked before it starts.
     Safe in threads.
+
+    Args:
+      data: All of the file.
+      at_least: Lets a JPEG be decoded to a half, a quarter or an eighth of its size, which
+        costs less, where both sides stay at least that long, in pixels. None for full size.
 
     Raises:
       ImageError: The image cannot be used.
@@ -105,13 +128,16 @@ def decode_grey(data: bytes) -> Image.Image:
         raise ImageError(Reason.EMPTY_FILE, "the file has no bytes")
     if data.startswith(_PNG_MAGIC):
         image, exif = _decode_png(data)
+        size = image.size
     elif data.startswith(_JPEG_MAGIC):
-        image, exif = _decode_jpeg(data)
+        image, size, exif = _decode_jpeg(data, at_least)
     else:
         raise _refusal(data)
-    turn = _TURNS.get(_orientation(exif))
+    orientation = _orientation(exif)
     grey = _to_grey(image)
-    return grey if turn is None else grey.transpose(turn)
+    if orientation in _TURNS:
+        grey = grey.transpose(_TURNS[orientation])
+    return GreyImage(grey, *(size[::-1] if orientation in _ON_ITS_SIDE else size))
 
 
 def _refusal(data: bytes) -> ImageError:
@@ -130,14 +156,13 @@ def _check_size(width: int, height: int) -> None:
         raise ImageError(Reason.TOO_MANY_PIXELS, f"{size}; {limits}")
 
 
-def _load(image_format: str, picture: bytes) -> Image.Image:
+@contextlib.contextmanager
+def _naming_pillows_errors() -> Iterator[None]:
     try:
-        image = Image.open(io.BytesIO(picture), formats=(image_format,))
-        image.load()
+        yield
     except (OSError, ValueError) as error:
         # Pillow's own words can quote the file.
         raise ImageError(Reason.CORRUPT, _UNDECODABLE) from error
-    return image
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
@@ -189,7 +214,10 @@ def _decode_png(data: bytes) -> tuple[Image.Image, bytes]:
             exif = bytes(body)
         elif kind == b"acTL" and int.from_bytes(body[:4]) > 1:
             raise ImageError(Reason.ANIMATED, "PNG of more than one frame")
-    image = _load("PNG", b"".join((_PNG_MAGIC, header, palette, *pixels)))
+    picture = b"".join((_PNG_MAGIC, header, palette, *pixels))
+    with _naming_pillows_errors():
+        image = Image.open(io.BytesIO(picture), formats=("PNG",))
+        image.load()
     # Pillow would make these pixels black.
     if image.mode == "P" and image.getextrema()[1] >= len(palette[8:-4]) // 3:
         raise ImageError(Reason.CORRUPT, "PNG with pixels outside its palette")
@@ -239,8 +267,8 @@ def _check_rows(image: Image.Image, header: memoryview, chunks: list[memoryview]
         raise ImageError(Reason.CORRUPT, "the PNG holds fewer rows than its header says")
 
 
-def _decode_jpeg(data: bytes) -> tuple[Image.Image, bytes]:
-    """Returns the first picture and its EXIF block, which may be empty."""
+def _decode_jpeg(data: bytes, at_least: int | None) -> tuple[Image.Image, tuple[int, int], bytes]:
+    """Returns the first picture, its full size, and its EXIF block, which may be empty."""
     view = memoryview(data)
     picture, exif, framed, scans = [view[:2]], b"", False, []
     for marker, start, end in _within_limit(_jpeg_segments(data)):
@@ -257,7 +285,24 @@ def _decode_jpeg(data: bytes) -> tuple[Image.Image, bytes]:
             picture.append(view[start:end])
     if not framed:
         raise ImageError(Reason.CORRUPT, "JPEG without its frame header")
-    return _load("JPEG", b"".join((*picture, view[scans[0] : end]))), exif
+    with _naming_pillows_errors():
+        image = Image.open(
+            io.BytesIO(b"".join((*picture, view[scans[0] : end]))), formats=("JPEG",)
+        )
+        size = image.size
+        # Grey is what a JPEG of colour stores beside its two colour channels.
+        image.draft("L", _reduced(size, at_least) if at_least else None)
+        image.load()
+    return image, size, exif
+
+
+def _reduced(size: tuple[int, int], at_least: int) -> tuple[int, int]:
+    """Returns the smallest size, both sides `at_least` long, that a JPEG can be decoded to."""
+    for scale in (8, 4, 2):
+        # Else the last row and column would stand for pixels beyond the image.
+        if all(side % scale == 0 and side // scale >= at_least for side in size):
+            return size[0] // scale, size[1] // scale
+    return size
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:

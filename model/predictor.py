@@ -178,7 +178,7 @@ class Predictor:
         if not indices:
             return {}
         # Decoded again: keeping a batch of full-size images would take gigabytes.
-        grey = decode_grey(data)
+        grey = decode_grey(data).image
         return {
             FINDINGS[k]: overlay_jpeg(
                 grey,

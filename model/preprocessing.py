@@ -10,6 +10,13 @@ from schemas.contract import STANDARD_CONTRACT
 
 _SIZE = STANDARD_CONTRACT.size
 
+_REDUCED = 4
+"""Times the square's size that a JPEG decoded to a part of its size must keep.
+
+On X-rays no pixel of the square then differs by more than three grey levels from what a
+full decode gives, and 0.1 in the mean; with 2 it would be eight.
+"""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class PreparedImage:
@@ -32,8 +39,8 @@ def prepare(data: bytes) -> PreparedImage:
     Raises:
       ImageError: The image cannot be used; the table of `model.decoding` says when.
     """
-    grey = decode_grey(data)
-    return PreparedImage(to_square(grey), grey.width, grey.height)
+    grey = decode_grey(data, at_least=_REDUCED * _SIZE)
+    return PreparedImage(to_square(grey.image), grey.width, grey.height)
 
 
 def to_square(grey: Image.Image) -> np.ndarray:

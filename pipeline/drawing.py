@@ -216,7 +216,7 @@ def _read_grey(planned: dict, watch: Watch) -> tuple[Image.Image | None, str]:
         if source.version.version != planned["source_version"]:
             return None, SOURCE_CHANGED
         watch.begin(Stage.DECODE)
-        return decode_grey(source.data), NO_ATTENTION
+        return decode_grey(source.data).image, NO_ATTENTION
     except ImageError as error:
         return None, error.reason.value
 

@@ -8,7 +8,8 @@ class InputContract:
     """What the network expects, stored in a bundle and compared at load.
 
     Attributes:
-      name: Names the whole procedure; changes whenever a pixel would.
+      name: Names the whole procedure; changes whenever a pixel would. v2 decodes large
+        JPEGs at a reduced scale.
       size: Height and width of the square input, in pixels.
       channels: 1, grey; the graph itself makes three of it.
       value_range: Lowest and highest input value; the graph itself rescales.
@@ -17,7 +18,7 @@ class InputContract:
       interpolation: The resampling filter.
     """
 
-    name: str = "grey-stretch-224-v1"
+    name: str = "grey-stretch-224-v2"
     size: int = 224
     channels: int = 1
     value_range: tuple[int, int] = (0, 255)

@@ -79,7 +79,7 @@ def test_sample_boxes_has_exact_rows(archive, drawn):
 @pytest.mark.parametrize("index", range(COUNT))
 def test_sample_image_decodes_to_the_phantom(archive, drawn, index):
     data = (archive / "images" / NAMES[index]).read_bytes()
-    pixels = np.asarray(decode_grey(data))
+    pixels = np.asarray(decode_grey(data).image)
     assert pixels.shape == (SIZE, SIZE)
     if NAMES[index].endswith(".png"):
         assert data.startswith(b"\x89PNG")

@@ -66,7 +66,7 @@ def square_of(grey: np.ndarray) -> np.ndarray:
 
 
 def levels_of(data: bytes) -> np.ndarray:
-    return np.asarray(decode_grey(data))
+    return np.asarray(decode_grey(data).image)
 
 
 def reject_of(data: bytes) -> ImageError:
@@ -144,7 +144,7 @@ def test_to_square_of_a_picture_that_is_not_grey_is_refused(mode):
 
 
 def test_decode_plain_grey_png_returns_the_opened_image_uncopied():
-    image = decode_grey(PNG)
+    image = decode_grey(PNG).image
 
     assert type(image) is PngImageFile
     assert np.array_equal(np.asarray(image), PICTURE)
@@ -170,6 +170,50 @@ def test_prepare_odd_file_gives_the_picture_it_holds(name, tmp_path):
     assert np.abs(levels.astype(int) - odd.grey).max() <= odd.tolerance
     assert np.array_equal(image.pixels, square_of(levels))
     assert (image.height, image.width) == odd.grey.shape
+
+
+@pytest.mark.parametrize(
+    ("size", "reduced"),
+    [
+        ((1792, 2000), (896, 1000)),
+        ((1790, 2000), (1790, 2000)),  # a side would fall below 896
+        ((1801, 2000), (1801, 2000)),  # the last column would stand for half a pixel
+        ((2500, 3000), (1250, 1500)),  # a quarter would be 625 wide
+        ((3584, 4000), (896, 1000)),
+        ((7168, 8000), (896, 1000)),
+    ],
+)
+def test_decode_grey_large_jpeg_is_reduced_by_a_whole_factor_where_allowed(size, reduced):
+    data = image_file(Image.new("L", size, 90), "JPEG")
+
+    assert decode_grey(data).image.size == size
+    decoded = decode_grey(data, at_least=896)
+
+    assert decoded.image.size == reduced
+    assert (decoded.width, decoded.height) == size
+    assert decoded.image.getextrema() == (90, 90)
+
+
+def test_prepare_large_turned_jpeg_has_its_full_size_in_display_orientation():
+    picture = Image.new("L", (1792, 3584))
+    picture.paste(200, (0, 0, 1792, 1792))
+    image = prepare(image_file(picture, "JPEG", exif=exif_block(6)))
+
+    assert (image.width, image.height) == (3584, 1792)
+    assert image.pixels[:, :111].max() == 0  # turned clockwise: what was above is right
+    assert image.pixels[:, 113:].min() == 200
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_prepare_large_jpeg_differs_from_a_full_decode_by_three_levels_at_most(nih_images, mode):
+    for path in nih_images[::40]:
+        xray = Image.open(path).convert(mode).resize((2000, 1800), Image.Resampling.BICUBIC)
+        data = image_file(xray, "JPEG", quality=75)
+
+        difference = np.abs(prepare(data).pixels.astype(int) - square_of(levels_of(data)))
+
+        assert difference.max() <= 3
+        assert difference.mean() < 0.15
 
 
 def test_odd_files_written_are_all_tested(tmp_path):
@@ -316,7 +360,7 @@ def test_decode_file_with_broken_exif_is_upright_without_a_warning(block):
 def test_decode_file_with_any_exif_keeps_the_image(block):
     tiff = b"MM\x00*\x00\x00\x00\x08" + block
 
-    image = decode_grey(png_file(SMALL, before_pixels=[png_chunk(b"eXIf", tiff)]))
+    image = decode_grey(png_file(SMALL, before_pixels=[png_chunk(b"eXIf", tiff)])).image
 
     assert sorted(image.size) == [11, 13]
 
@@ -661,7 +705,7 @@ def test_decode_at_the_pixel_limit_is_read_and_above_it_is_rejected(monkeypatch)
 # 100 megapixels make Pillow warn, 1600 make it raise.
 @pytest.mark.parametrize("side", [10_000, 40_000])
 def test_decode_of_a_bomb_never_reaches_pillow_and_warns_of_nothing(side, monkeypatch):
-    monkeypatch.setattr(decoding, "_load", lambda *_: pytest.fail("Pillow was called"))
+    monkeypatch.setattr(decoding.Image, "open", lambda *_, **__: pytest.fail("Pillow was called"))
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -775,7 +819,7 @@ def _of_parts(image_format, number):
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
 def test_decode_grey_parts_without_end_are_refused_and_many_are_not(image_format):
-    assert decode_grey(_of_parts(image_format, 99_000)).getpixel((4, 4)) == 77
+    assert decode_grey(_of_parts(image_format, 99_000)).image.getpixel((4, 4)) == 77
     with pytest.raises(ImageError) as caught:
         decode_grey(_of_parts(image_format, 100_000))
     assert caught.value.reason is Reason.CORRUPT

@@ -213,7 +213,7 @@ def test_predict_overlays_are_of_the_highest_scores(predictor, file, top):
     path = file("a", picture({"Mass": 200, "Edema": 220, "Hernia": 130, "No Finding": 255}))
     (prediction,) = predictor.predict([path], gradcam_top=top)
     assert list(prediction.overlays) == ["Edema", "Mass", "Hernia"][:top]
-    grey = decode_grey(path.read_bytes())
+    grey = decode_grey(path.read_bytes()).image
     for finding, jpeg in prediction.overlays.items():
         index = FINDINGS.index(finding)
         expected = draw_overlay(

@@ -174,7 +174,7 @@ def test_draw_overlays_file_is_the_overlay_of_that_image_finding_and_map(paths, 
     stage(paths, "scores", "1", [row])
     assert draw(paths) == [drawn("a", "Edema"), drawn("a", "Mass")]
     with open(row["uri"], "rb") as file:
-        grey = decode_grey(file.read())
+        grey = decode_grey(file.read()).image
     for cam in row["cams"]:
         expected = draw_overlay(
             grey,

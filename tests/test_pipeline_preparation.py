@@ -111,7 +111,7 @@ def test_open_cache_of_another_contract_is_refused(phantoms, tmp_path):
     facts = json.loads(path.read_text())
     facts["input_contract"]["size"] = 96
     path.write_text(json.dumps(facts))
-    with pytest.raises(InputError, match="under the contract grey-stretch-224-v1. Received"):
+    with pytest.raises(InputError, match="under the contract grey-stretch-224-v2. Received"):
         open_cache(tmp_path / "c")
 
 

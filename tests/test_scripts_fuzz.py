@@ -63,7 +63,7 @@ def test_drawn_images_differ_in_encoding():
     grey = draw_phantom(1, 0, 64).pixels
     (interlaced,) = (image.data for image in IMAGES if image.name == "interlaced.png")
     assert Image.open(io.BytesIO(interlaced)).info["interlace"] == 1
-    assert np.array_equal(np.asarray(decode_grey(interlaced)), grey)
+    assert np.array_equal(np.asarray(decode_grey(interlaced).image), grey)
 
 
 def test_folder_images_are_those_of_png_and_jpeg_without_their_names(tmp_path):
