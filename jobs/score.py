@@ -1,6 +1,6 @@
 """The command `score`: the main job."""
 
-import os
+import functools
 
 import click
 
@@ -100,10 +100,16 @@ class ReviewBudget(click.ParamType):
 @click.option(
     "--decode-threads",
     type=click.IntRange(1),
-    default=lambda: os.cpu_count() or 1,
     metavar="N",
-    show_default="number of cores",
+    show_default="number of cores / workers",
     help="Threads a worker that read and decode.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Processes that score; each loads the network and takes its share of the cores.",
 )
 @click.option(
     "--reject-limit",
@@ -154,7 +160,9 @@ def score_command(
     from jobs.summary import summarise
     from model.bundle import demo_bundle_path
     from pipeline.run import ScoreOptions, score_manifest
+    from pipeline.workers import cores_a_worker
 
+    options["decode_threads"] = options["decode_threads"] or cores_a_worker(options["workers"])
     score_options = ScoreOptions(
         bundle=bundle or demo_bundle_path(), beam_args=beam_args, **options
     )
@@ -162,6 +170,7 @@ def score_command(
     if log_json:
         context.meta[SHOW_FAILURE] = display
     with display, stop_on_signals(display):
-        record = score_manifest(score_options, display)
+        prepare_worker = functools.partial(load_tensorflow, as_json=log_json)
+        record = score_manifest(score_options, display, prepare_worker)
     if not quiet:
         click.echo(summarise(record, score_options.output))

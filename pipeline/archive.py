@@ -1,6 +1,7 @@
 """The pipeline that scores an archive, from manifest rows to staged parts."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 import apache_beam as beam
@@ -18,6 +19,7 @@ from pipeline.runner import Runner, counter
 from pipeline.scoring import ScoreImages
 from pipeline.staging import StageRows
 from pipeline.stopping import STOP
+from pipeline.workers import ALONE, Workers, hand_out
 from schemas.tables import REJECTS_SCHEMA, scores_schema
 
 
@@ -129,22 +131,43 @@ class ScoreArchive(beam.PTransform):
         (pipeline | ReadManifest(self._job.plan.work.path, self._row_groups) | ScoreRows(self._job))
 
 
-def score_archive(job: ScoringJob, runner: Runner) -> int:
+def score_archive(job: ScoringJob, runner: Runner, workers: Workers = ALONE) -> int:
     """Scores what is left of the manifest into staged parts.
 
     A local runner gets the rows in waves of a row group, because it holds what it
     shuffles in memory and loses it with the process; the scorer stays loaded between
-    waves. Any other runner gets all of them in one pipeline. Ends early, between or
-    within waves, once a stop is requested.
+    waves. Several workers take the waves in turn. Any other runner gets all rows in one
+    pipeline. Ends early, between or within waves, once a stop is requested.
+
+    Args:
+      job: What to score.
+      runner: Local where there are several workers.
+      workers: Processes that score; what they stage is all they share.
 
     Returns:
       How many reads were tried again.
+
+    Raises:
+      WorkerError: One of several workers died or failed.
     """
-    groups, retries = range(job.plan.work.row_groups), 0
+    groups = range(job.plan.work.row_groups)
+    if workers.number > 1:
+        return sum(hand_out(groups, functools.partial(_score_in_worker, job, runner), workers))
+    retries = 0
     waves = [[group] for group in groups] if runner.is_local else [groups] if groups else []
     for wave in waves:
         if STOP.requested:
             break
-        result = runner.run(lambda pipeline, wave=wave: pipeline | ScoreArchive(job, wave))
-        retries += counter(result, READS_RETRIED)
+        retries += _score_wave(job, runner, wave)
     return retries
+
+
+def _score_wave(job: ScoringJob, runner: Runner, wave: Iterable[int]) -> int:
+    result = runner.run(lambda pipeline: pipeline | ScoreArchive(job, wave))
+    return counter(result, READS_RETRIED)
+
+
+def _score_in_worker(job: ScoringJob, runner: Runner, group: int) -> int:
+    # Before Beam would, which makes an error of it that no longer says what to do.
+    scoring.load_scorer(job.scorer)
+    return _score_wave(job, runner, [group])

@@ -7,6 +7,7 @@ has the size and version that the row says. Files are asked for those, never rea
 
 import dataclasses
 import io
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -38,6 +39,9 @@ HELD_SCHEMA = pa.schema(
     ]
 )
 """One row an image that needs not be scored: which run holds it, and which file it was."""
+
+_GROUPS_A_WORKER = 16
+"""Row groups each of several workers gets: at the end none waits for more than one of another's."""
 
 _THREADS, _READ_AHEAD = 16, 256
 """Files asked at once: the answer of a store takes time, and no work here."""
@@ -96,6 +100,32 @@ def plan_work(
     return WorkPlan(
         work, tuple(held), frozenset(earlier), kept, None if holders is None else skipped
     )
+
+
+def divide_work(paths: RunPaths, plan: WorkPlan, workers: int, batch_size: int) -> WorkPlan:
+    """Returns a plan in row groups so small that workers are all busy to the end.
+
+    Args:
+      paths: Of the run.
+      plan: What to score, in row groups of any size.
+      workers: Processes that take a row group at a time.
+      batch_size: Images a batch; a row group has whole ones.
+    """
+    batches = math.ceil(plan.work.rows / (workers * _GROUPS_A_WORKER * batch_size))
+    rows = batches * batch_size
+    if rows >= ROW_GROUP_ROWS or not plan.work.rows:
+        return plan
+    paths.plan.mkdir(parents=True, exist_ok=True)
+    path = paths.plan / "divided.parquet"
+    with (
+        pq.ParquetFile(plan.work.path) as source,
+        pq.ParquetWriter(path, source.schema_arrow, compression="zstd") as writer,
+    ):
+        for group in range(source.num_row_groups):
+            writer.write_table(source.read_row_group(group), row_group_size=rows)
+    groups = pq.read_metadata(path).num_row_groups
+    work = dataclasses.replace(plan.work, path=str(path), row_groups=groups)
+    return dataclasses.replace(plan, work=work)
 
 
 def keep_rejected(

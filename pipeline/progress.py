@@ -6,17 +6,18 @@ import threading
 class Progress:
     """Counts rows by table; read by whoever draws a progress bar.
 
-    Only workers in this process are seen. A runner elsewhere has its own display.
+    Workers in this process count here; the parent of others adds what they tell
+    (`pipeline.workers`). A runner elsewhere has its own display.
     """
 
     def __init__(self):
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
 
-    def add(self, table: str) -> None:
-        """Counts one more row of `table`."""
+    def add(self, table: str, rows: int = 1) -> None:
+        """Counts more rows of `table`."""
         with self._lock:
-            self._counts[table] = self._counts.get(table, 0) + 1
+            self._counts[table] = self._counts.get(table, 0) + rows
 
     def counts(self) -> dict[str, int]:
         """Returns the number of rows so far, by table."""

@@ -5,7 +5,7 @@ import datetime
 import functools
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from model.bundle import BundleInfo, file_sha256, load_bundle_info, thresholds_id
@@ -20,7 +20,7 @@ from pipeline.events import Report
 from pipeline.layout import TABLES, RunPaths
 from pipeline.lock import LockLostError
 from pipeline.manifest import CheckedManifest, carried_columns, check_manifest
-from pipeline.planning import WorkPlan, keep_rejected, plan_work
+from pipeline.planning import WorkPlan, divide_work, keep_rejected, plan_work
 from pipeline.publishing import PublishError, finish_commits
 from pipeline.record import RunFacts
 from pipeline.run_state import committed_runs, read_record
@@ -30,6 +30,7 @@ from pipeline.settings import RowSettings, row_settings
 from pipeline.staging import discard_broken_parts
 from pipeline.starting import ActiveRun, OutputError, StartRequest, begin_run, open_output
 from pipeline.stopping import STOP
+from pipeline.workers import Workers, cause
 from schemas.errors import InputError
 
 
@@ -59,6 +60,7 @@ class ScoreOptions:
 
     `batch_size` is None for what suits the device, `run_id` for the start in UTC,
     `thresholds` for the bundle's, `review_budget` for all that are flagged.
+    `decode_threads` are those of each worker.
     """
 
     manifest: str
@@ -76,6 +78,7 @@ class ScoreOptions:
     batch_size: int | None = None
     precision: str = "auto"
     decode_threads: int = 2
+    workers: int = 1
     reject_limit: float = 0.01
     review_budget: float | int | None = None
     carry: tuple[str, ...] = ()
@@ -99,6 +102,7 @@ class _Setup:
     """What a run is made of, checked before any image is read.
 
     Attributes:
+      workers: Processes that score.
       parent: Record of the run whose rejects are retried.
       started: In UTC, and by the clock that times the stages.
     """
@@ -106,6 +110,7 @@ class _Setup:
     options: ScoreOptions
     output: Path
     runner: Runner
+    workers: Workers
     bundle: BundleInfo
     thresholds: Thresholds
     scorer: ScorerSettings
@@ -125,7 +130,9 @@ class _Setup:
         )
 
 
-def score_manifest(options: ScoreOptions, report: Report) -> dict:
+def score_manifest(
+    options: ScoreOptions, report: Report, prepare_worker: Callable[[], None] | None = None
+) -> dict:
     """Scores a manifest and publishes the run; returns its record.
 
     Everything that the user can mend is checked before any image is read. What a
@@ -134,6 +141,7 @@ def score_manifest(options: ScoreOptions, report: Report) -> dict:
     Args:
       options: Of the command.
       report: Told of each change of state.
+      prepare_worker: As for `pipeline.workers.Workers`.
 
     Raises:
       InputError: An option, the manifest, the bundle or OUTPUT breaks a rule.
@@ -143,7 +151,7 @@ def score_manifest(options: ScoreOptions, report: Report) -> dict:
       RunStoppedError: A stop was requested. Staged work is kept.
       RunFailedError: Anything else. Staged work is kept.
     """
-    setup = _set_up(options)
+    setup = _set_up(options, prepare_worker)
     finished = finish_commits(setup.output)
     for record in finished:
         report("run_finished_earlier", run_id=record["run_id"])
@@ -159,16 +167,17 @@ def score_manifest(options: ScoreOptions, report: Report) -> dict:
             raise
         except Exception as error:
             raise RunFailedError(
-                f"Run {run_id} failed: {_cause(error)}. Nothing was published; what was scored is"
+                f"Run {run_id} failed: {cause(error)}. Nothing was published; what was scored is"
                 f" kept. Go on with --resume --run-id {run_id}."
             ) from error
     report("published", run_id=run_id, **record["counts"])
     return record
 
 
-def _set_up(options: ScoreOptions) -> _Setup:
+def _set_up(options: ScoreOptions, prepare_worker: Callable[[], None] | None) -> _Setup:
     started, started_s = datetime.datetime.now(datetime.UTC), time.monotonic()
     runner = choose_runner(options.beam_args)
+    _check_workers(options.workers, runner)
     bundle = load_bundle_info(options.bundle)
     thresholds = choose_thresholds(bundle, options.tta, options.thresholds)
     scorer = scorer_settings(options.bundle, bundle, tta=options.tta, precision=options.precision)
@@ -184,6 +193,7 @@ def _set_up(options: ScoreOptions) -> _Setup:
         options=options,
         output=output,
         runner=runner,
+        workers=Workers(options.workers, prepare_worker),
         bundle=bundle,
         thresholds=thresholds,
         scorer=scorer,
@@ -192,6 +202,14 @@ def _set_up(options: ScoreOptions) -> _Setup:
         started=started,
         started_s=started_s,
     )
+
+
+def _check_workers(workers: int, runner: Runner) -> None:
+    if workers > 1 and not runner.is_local:
+        raise InputError(
+            f"--workers must be 1 with --runner={runner.name}, where Beam spreads the work."
+            f" Received: --workers {workers}. Leave one of them out."
+        )
 
 
 def _retried_run(options: ScoreOptions, output: Path) -> dict | None:
@@ -247,7 +265,10 @@ def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict:
         manifest = keep_rejected(paths, manifest, setup.parent, options.retry_reasons)
     report("manifest_checked", images=manifest.rows)
     plan = _plan(paths, manifest, setup, report)
-    if plan.work.rows:
+    batch_size = options.batch_size or default_batch_size()
+    if options.workers > 1:
+        plan = divide_work(paths, plan, options.workers, batch_size)
+    elif plan.work.rows:
         load_scorer(setup.scorer)
     job = ScoringJob(
         paths=paths,
@@ -257,13 +278,13 @@ def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict:
         thresholds=setup.thresholds,
         thresholds_id=setup.settings.thresholds_id,
         calibration=setup.bundle.calibration,
-        batch_size=options.batch_size or default_batch_size(),
+        batch_size=batch_size,
         decode_threads=options.decode_threads,
         redact_uris=options.redact_uris,
     )
     clock = time.monotonic()
     report("scoring", images=plan.work.rows, runner=runner.name)
-    retries = score_archive(job, runner)
+    retries = score_archive(job, runner, setup.workers)
     checkpoint = functools.partial(_checkpoint, run, report)
     checkpoint("scored")
     facts = RunFacts(
@@ -323,9 +344,3 @@ def _checkpoint(run: ActiveRun, report: Report, step: str) -> None:
             f" Go on with --resume --run-id {run.paths.run_id}."
         )
     report(step, run_id=run.paths.run_id)
-
-
-def _cause(error: Exception) -> str:
-    """Returns the last line of an error: Beam puts a worker's whole trace into its message."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

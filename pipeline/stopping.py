@@ -12,7 +12,8 @@ class Stop:
     end: after a request nothing is committed. The rows left out are in no part of the
     ledger, and a resume scores them: none is lost.
 
-    Only workers in this process see it. A runner elsewhere is stopped by its own means.
+    Workers in this process see it, and `pipeline.workers` tells others. A runner elsewhere is
+    stopped by its own means.
     """
 
     def __init__(self):

@@ -274,6 +274,12 @@ def test_score_bad_manifest_exits_2_before_an_image_is_read(tmp_path, content, m
         pytest.param(["--review-budget", "1.5"], "not from 0.0 to 1.0", id="budget"),
         pytest.param(["--review-budget", "many"], "neither a share", id="budget text"),
         pytest.param(["--batch-size", "0"], "0 is not in the range", id="batch size"),
+        pytest.param(["--workers", "0"], "0 is not in the range", id="workers"),
+        pytest.param(
+            ["--workers", "2", "--", "--runner=SparkRunner"],
+            "--workers must be 1 with --runner=SparkRunner",
+            id="workers elsewhere",
+        ),
         pytest.param(["--", "--runner=DaskRunner"], "which loses rows", id="dask"),
     ],
 )

@@ -13,7 +13,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import archive, scoring
 from pipeline.archive import ReadManifest, ScoreArchive, ScoreRows, score_archive
-from pipeline.manifest import ManifestRow
+from pipeline.manifest import ManifestRow, read_row_group
+from pipeline.planning import divide_work
 from pipeline.runner import Runner
 from tests.bad_files import write_bad_files
 from tests.fakes import (
@@ -159,6 +160,29 @@ def test_read_manifest_what_is_shuffled_is_the_rows_of_the_groups_asked_for(tmp_
         )["rows"]
         assert {type(row) for row in found} == {ManifestRow}
         assert sorted(found, key=lambda row: row.image_id) == expected
+
+
+# Row groups for several workers
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    # Of 70 rows for 2 workers: 16 groups or more for each, in whole batches.
+    [(1, [3] * 13 + [1] + [3] * 10), (4, [4] * 10 + [4] * 7 + [2]), (32, [32, 8, 30])],
+)
+def test_divide_work_groups_are_small_and_hold_every_row_in_order(tmp_path, batch_size, sizes):
+    rows = [manifest_row(f"i{k:02d}", f"/{k}.png", (f"p{k}",)) for k in range(70)]
+    job = make_job(tmp_path, rows, carried=("patient_id",), rows_a_group=40)
+    work = divide_work(job.paths, job.plan, 2, batch_size).work
+    groups = [read_row_group(work.path, group) for group in range(work.row_groups)]
+    assert [len(group) for group in groups] == sizes
+    assert sum(groups, []) == rows
+    assert (work.rows, work.carried) == (70, ("patient_id",))
+
+
+def test_divide_work_groups_of_a_wave_are_left_as_they_are(tmp_path, rows):
+    job = make_job(tmp_path, rows)
+    assert divide_work(job.paths, job.plan, 2, 4096) is job.plan
 
 
 # What is staged
