@@ -1,12 +1,17 @@
 """What a long manifest costs beside decoding and inference: time and memory, by stage.
 
-Usage: python benchmarks/many_rows.py [--rows 100000 1000000] [--folder DIR] [--output FILE.json]
+Usage: python benchmarks/many_rows.py [--rows 100000 1000000] [--images FOLDER] [--folder DIR]
+       [--output FILE.json]
 
 The manifest names 300 PNGs of 16x16 again and again under other ids, and a stub stands
 for the network: what is left is the program itself, `pipeline.run.score_manifest` from
 the manifest to the published run. Each length is run twice, each time in a process of
 its own: all rows anew, then again with --only-new, where all are skipped. Drawing is
 switched off. It takes some milliseconds and about a kilobyte of disk a row.
+
+With --images the files of that folder and the network of the demonstration bundle take
+the places of the tiny images and the stub, and each length is run anew only: for the
+memory that real work takes, with fewer rows.
 
 A stage's peak memory is the kernel's high-water mark of the process, reset where the
 stage begins (Linux).
@@ -37,6 +42,8 @@ from PIL import Image
 from jobs.logs import load_tensorflow
 from schemas.findings import ABNORMAL_INDICES, FINDINGS
 
+_KINDS = ("decode", "all", "only_new", "real")
+
 _FILES, _SIDE = 300, 16
 _FLAGGED = 0.1
 """Share of the images that the stub gives one finding; the others none."""
@@ -49,6 +56,7 @@ STAGES = {
     "normalise the manifest": ("pipeline.manifest", "write_rows"),
     "check the ids": ("pipeline.manifest", "_check_rows"),
     "plan": ("pipeline.run", "plan_work"),
+    "load the network": ("pipeline.run", "load_scorer"),
     "score": ("pipeline.run", "score_archive"),
     "freeze the ledger": ("pipeline.commit", "freeze_ledger"),
     "draw (off)": ("pipeline.commit", "_draw"),
@@ -69,9 +77,10 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="manifest rows, each"
     )
+    parser.add_argument("--images", type=Path, help="real images, for the real network")
     parser.add_argument("--folder", type=Path, help="where to work (the temporary folder)")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
-    parser.add_argument("--measure", choices=["decode", "all", "only_new"], help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=_KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(_measure(arguments.folder, arguments.measure)))
@@ -85,16 +94,20 @@ def main() -> None:
         "runs": {},
     }
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        uris = _write_images(Path(folder) / "images")
-        result["decode"] = _in_a_process(Path(folder), "decode")
+        if arguments.images:
+            uris, kinds = sorted(map(str, arguments.images.absolute().glob("*.png"))), ("real",)
+        else:
+            uris, kinds = _write_images(Path(folder) / "images"), ("all", "only_new")
+            result["decode"] = _in_a_process(Path(folder), "decode")
         for count in arguments.rows:
             with tempfile.TemporaryDirectory(dir=folder) as archive:
                 _write_manifest(Path(archive) / "manifest.parquet", uris, count)
-                for kind in ("all", "only_new"):
+                for kind in kinds:
                     run = _in_a_process(Path(archive), kind)
                     result["runs"][f"{count} {kind}"] = run
-                    _print_run(count, kind, run, result["decode"])
-    _print_peaks(result["runs"], arguments.rows)
+                    _print_run(count, kind, run, result.get("decode"))
+    for kind in kinds:
+        _print_peaks(result["runs"], arguments.rows, kind)
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
@@ -126,7 +139,7 @@ def _measure(folder: Path, kind: str) -> dict:
     load_tensorflow()
     if kind == "decode":
         return _decode_alone(folder / "images")
-    return _run(folder, only_new=kind == "only_new")
+    return _run(folder, kind)
 
 
 class Stub:
@@ -219,20 +232,21 @@ def _memory_mb(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def _run(folder: Path, *, only_new: bool) -> dict:
+def _run(folder: Path, kind: str) -> dict:
     from model.bundle import demo_bundle_path
     from pipeline import run, scoring
 
     stages, stub = Stages(), Stub()
-    scoring.load_scorer = run.load_scorer = lambda settings: stub
+    if kind != "real":
+        scoring.load_scorer = run.load_scorer = lambda settings: stub
     for stage, (module, function) in STAGES.items():
         stages.begin_at(importlib.import_module(module), function, stage)
     options = run.ScoreOptions(
         manifest=str(folder / "manifest.parquet"),
         output=str(folder / "out"),
         bundle=demo_bundle_path(),
-        run_id="second" if only_new else "first",
-        only_new=only_new,
+        run_id=kind,
+        only_new=kind == "only_new",
         gradcam_limit=0,
         batch_size=32,
         decode_threads=os.cpu_count() or 1,
@@ -263,8 +277,15 @@ def _decode_alone(folder: Path) -> dict:
     return {"wall_s": statistics.median(wall_s), "cpu_s": statistics.median(cpu_s)}
 
 
-def _print_run(count: int, kind: str, run: dict, decode: dict) -> None:
-    """Prints seconds and peak by stage, and microseconds an image."""
+def _print_run(count: int, kind: str, run: dict, decode: dict | None) -> None:
+    """Prints seconds and peak by stage, and microseconds an image.
+
+    Args:
+      count: Rows.
+      kind: Of the run.
+      run: What `_run` returned.
+      decode: What `_decode_alone` returned; None where the network was real.
+    """
     name = f"{count} rows{', --only-new' if kind == 'only_new' else ''}"
     print(f"{name:<26}{'s':>9}{'us/image':>10}{'cpu us':>9}{'peak MB':>9}{'then MB':>9}")
     for stage, facts in run["stages"].items():
@@ -281,7 +302,7 @@ def _print_run(count: int, kind: str, run: dict, decode: dict) -> None:
         f"{total['cpu_s']:9.1f}{max(facts['peak_mb'] for facts in run['stages'].values()):9.0f}"
     )
     scored = run["counts"]["scored"]
-    if scored:
+    if scored and decode:
         alone = {clock: decode[clock] * 1e6 for clock in total}
         stub = {clock: run["stub"][clock] / scored * 1e6 for clock in total}
         rest = {clock: total[clock] - alone[clock] - stub[clock] for clock in total}
@@ -290,20 +311,19 @@ def _print_run(count: int, kind: str, run: dict, decode: dict) -> None:
     print(f"{run['counts']}, threads left: {run['threads_left']}\n", flush=True)
 
 
-def _print_peaks(runs: dict, counts: list[int]) -> None:
+def _print_peaks(runs: dict, counts: list[int], kind: str) -> None:
     """Prints how the peaks of the shortest and the longest manifest compare."""
     low, high = min(counts), max(counts)
-    for kind in ("all", "only_new"):
-        few, many = (runs[f"{count} {kind}"]["stages"] for count in (low, high))
-        for label, names in (
-            ("outside the id checks", [name for name in many if name not in ID_CHECKS]),
-            ("in the id checks", [name for name in many if name in ID_CHECKS]),
-        ):
-            peaks = [max(stages[name]["peak_mb"] for name in names) for stages in (few, many)]
-            print(
-                f"peak memory {label:<22} {kind:<9} {low:>8} rows {peaks[0]:6.0f} MB,"
-                f" {high:>8} rows {peaks[1]:6.0f} MB, ratio {peaks[1] / peaks[0]:.3f}"
-            )
+    few, many = (runs[f"{count} {kind}"]["stages"] for count in (low, high))
+    for label, names in (
+        ("outside the id checks", [name for name in many if name not in ID_CHECKS]),
+        ("in the id checks", [name for name in many if name in ID_CHECKS]),
+    ):
+        peaks = [max(stages[name]["peak_mb"] for name in names) for stages in (few, many)]
+        print(
+            f"peak memory {label:<22} {kind:<9} {low:>8} rows {peaks[0]:6.0f} MB,"
+            f" {high:>8} rows {peaks[1]:6.0f} MB, ratio {peaks[1] / peaks[0]:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import click
 
+from jobs.benchmark import benchmark_command
 from jobs.evaluate import evaluate_command
 from jobs.import_seed import import_seed_command
 from jobs.manifest import manifest_command
@@ -38,5 +39,6 @@ for _command in (
     tune_command,
     import_seed_command,
     show_model_command,
+    benchmark_command,
 ):
     cli.add_command(_command)

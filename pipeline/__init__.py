@@ -11,12 +11,15 @@
 * `pipeline.scoring`: `ScoreImages`, batches through the frozen graph.
 * `pipeline.rows`: `ApplyThresholds`, a row of the scores table an image.
 * `pipeline.staging`: `StageRows`, durable parts that the commit reads back.
-* `pipeline.archive`: the pipeline of these, local in waves or whole on a cluster.
+* `pipeline.archive`: the pipeline of these, local in waves or whole on a cluster; the waves
+  may go to several processes (`pipeline.workers`).
 * `pipeline.commit`: from staged parts to a published run, by way of `ledger`,
   `drawing`, `compaction`, `worklist`, `record` and `publishing`.
 * `pipeline.run_listing`, `pipeline.verification`: what is in OUTPUT, and whether it still is
   what was published.
 * `pipeline.preparation`, `pipeline.train`: labelled images for training.
+* `pipeline.benchmark`, `pipeline.peers`, `pipeline.cost_model`: rates of this machine, beside
+  other programs, and what an archive takes at them.
 
 Imports `model` and `schemas`; knows nothing of the command line.
 """
