@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.layout import RunPaths, staged_runs, sync, sync_tree, write_atomically
 from pipeline.lock import RunLock, find_holder
+from pipeline.run_state import read_record
 
 _FOLDERS = ("gradcam", "rejects", "skipped", "scores")
 """Published by one rename each; the scores last, since they name overlays."""
@@ -48,9 +49,14 @@ def publish(paths: RunPaths, record: dict) -> None:
 
 
 def finish_commits(output: Path) -> list[dict]:
-    """Finishes what crashed commits in `output` left; returns the records this published.
+    """Finishes what crashed commits in `output` left; returns the records of their runs.
 
-    A run that another process works on is left to it.
+    A run that another process works on is left to it. One whose record was written and whose
+    staging was not removed counts as well: whoever started it may not know that it ended.
+
+    Raises:
+      PublishError: As `publish` does.
+      InputError: The record of a run that was published cannot be read.
     """
     finished = []
     for paths in staged_runs(output):
@@ -58,11 +64,12 @@ def finish_commits(output: Path) -> list[dict]:
             continue
         with RunLock(paths.lock):
             if paths.record.exists():
+                record = read_record(paths.record)
                 shutil.rmtree(paths.staging, ignore_errors=True)
             else:
                 record = json.loads(paths.prepared.read_bytes())
                 publish(paths, record)
-                finished.append(record)
+            finished.append(record)
     return finished
 
 

@@ -238,7 +238,7 @@ def _published_already(setup: _Setup, finished: Iterable[dict]) -> dict | None:
 
     Args:
       setup: Of this start.
-      finished: Records of the runs that this start has just published.
+      finished: Records of the runs that this start has just finished.
     """
     run_id = setup.options.run_id
     if not setup.options.resume:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import types
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -330,6 +331,25 @@ def test_score_manifest_crashed_commit_is_finished_by_a_resume_without_scoring(
     assert scorer.batches == []
     assert {table: archive.rows(record["run_id"], table) for table in whole} == whole
     assert len(committed_runs(archive.output)) == 2
+    assert list((archive.output / "_staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{"run_id": "night"}, {}], ids=["named", "unnamed"])
+def test_score_manifest_killed_after_its_record_is_not_scored_again_by_a_resume(
+    archive, scorer, monkeypatch, options
+):
+    def die(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as broken:
+        broken.setattr(publishing, "shutil", types.SimpleNamespace(rmtree=die))
+        with pytest.raises(Killed):
+            archive.score(**options)
+    scorer.batches.clear()
+    records = committed_runs(archive.output)
+    assert archive.score(resume=True, **options) in records
+    assert scorer.batches == []
+    assert committed_runs(archive.output) == records
     assert list((archive.output / "_staging").iterdir()) == []
 
 
