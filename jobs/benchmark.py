@@ -61,7 +61,7 @@ _SOFTWARE = ("prescreen", "tensorflow", "keras", "apache-beam", "pyarrow", "nump
     default=lambda: os.cpu_count() or 1,
     metavar="N",
     show_default="number of cores",
-    help="Threads that read and decode.",
+    help="Images decoded at once.",
 )
 @click.option(
     "--peer",

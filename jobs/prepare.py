@@ -18,7 +18,7 @@ from jobs.command import Command
     default=lambda: os.cpu_count() or 1,
     metavar="N",
     show_default="number of cores",
-    help="Threads a worker that read and decode.",
+    help="Images that a worker decodes at once.",
 )
 @click.option(
     "--reject-limit",

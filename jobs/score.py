@@ -102,7 +102,7 @@ class ReviewBudget(click.ParamType):
     type=click.IntRange(1),
     metavar="N",
     show_default="number of cores / workers",
-    help="Threads a worker that read and decode.",
+    help="Images that a worker decodes at once.",
 )
 @click.option(
     "--workers",

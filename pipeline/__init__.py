@@ -7,7 +7,7 @@
   start works on, alone, and under which settings.
 * `pipeline.planning`: which images no earlier attempt and no published run holds.
 * `pipeline.images`: `LoadImages`, reading and decoding ahead of the network, by way of
-  `read_ahead`, `watch` and `source`.
+  `read_ahead`, `watch`, `budget` and `source`.
 * `pipeline.scoring`: `ScoreImages`, batches through the frozen graph.
 * `pipeline.rows`: `ApplyThresholds`, a row of the scores table an image.
 * `pipeline.staging`: `StageRows`, durable parts that the commit reads back.

@@ -36,7 +36,7 @@ class ScoringJob:
       thresholds_id: Of these.
       calibration: What makes probabilities of scores; None where they stay scores.
       batch_size: Images a batch.
-      decode_threads: Threads that read and decode, a worker.
+      decode_threads: Images that a worker decodes at once.
       redact_uris: Whether uris are kept out of the rows.
     """
 

@@ -27,7 +27,7 @@ from model.thresholds import flagged_findings, threshold_vector
 from pipeline.cost_model import Rates
 from pipeline.drawing import DrawingSettings, draw_image
 from pipeline.elements import LoadedImage
-from pipeline.images import load_image
+from pipeline.images import READS_AT_ONCE, ImageLoader, load_image
 from pipeline.layout import RunPaths
 from pipeline.manifest import ManifestRow, check_manifest, read_row_group
 from pipeline.read_ahead import ReadAhead
@@ -211,11 +211,11 @@ class Workbench:
         return batches * self.batch_size
 
     def _decode(self) -> None:
-        self._in_threads(load_image, self._rows, depth=2 * self.batch_size)
-
-    def _in_threads(self, work: Callable, items: Sequence, depth: int) -> None:
         threads = self._options.decode_threads
-        ahead = ReadAhead(work, threads=threads, depth=max(depth, threads))
+        self._in_threads(ImageLoader(threads), self._rows, READS_AT_ONCE, 2 * self.batch_size)
+
+    def _in_threads(self, work: Callable, items: Sequence, threads: int, depth: int) -> None:
+        ahead = ReadAhead(work, threads=min(threads, depth), depth=depth)
         for item in items:
             list(ahead.put(item))
         list(ahead.drain())
@@ -264,7 +264,8 @@ class Workbench:
         def draw(planned, watch):
             return list(draw_image(planned, paths, thresholds, self._drawing, watch))
 
-        self._in_threads(draw, self._planned, depth=2 * self._options.decode_threads)
+        threads = self._options.decode_threads
+        self._in_threads(draw, self._planned, threads, 2 * threads)
 
     def _score(self) -> dict[str, float]:
         """Runs the whole job; returns what its own clocks say, start-up apart."""

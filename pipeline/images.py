@@ -1,5 +1,6 @@
 """Reading and decoding images ahead of the network."""
 
+import functools
 import hashlib
 
 import apache_beam as beam
@@ -7,6 +8,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
 from model.preprocessing import prepare
+from pipeline.budget import Budget
 from pipeline.elements import ImageFacts, LoadedImage, RejectedImage
 from pipeline.manifest import ManifestRow
 from pipeline.read_ahead import ReadAhead, TimedOut
@@ -17,6 +19,12 @@ from schemas.rejects import ImageError, Stage
 
 LOADED = "loaded"
 REJECTED = "rejected"
+
+READS_AT_ONCE = 32
+"""Threads of a worker that read: a store answers each of them after tens of milliseconds."""
+
+MOST_READ_BYTES = 512 * 2**20
+"""What they hold of files that are not decoded yet; one larger than that comes alone."""
 
 READS_RETRIED = "reads_retried"
 """The counter of attempts after the first, in Beam's namespace `prescreen`."""
@@ -30,8 +38,11 @@ class LoadImages(beam.PTransform):
     that a slow store holds up; one that takes over a minute is rejected. After a
     request to stop (`pipeline.stopping`) no row is taken in and no image given.
 
+    Many are read at once, and a few of them decoded: a store is slow to answer, while
+    decoding needs a processor, and memory for a whole image.
+
     Args:
-      threads: Threads that read and decode, a worker.
+      threads: Threads that decode at once, a worker.
       read_ahead: Images under way, a worker; at least a batch, or the decoders
         stand still while the network runs.
     """
@@ -57,7 +68,11 @@ class LoadImageDoFn(beam.DoFn):
         self._retried = Metrics.counter("prescreen", READS_RETRIED)
 
     def setup(self):
-        self._ahead = ReadAhead(load_image, threads=self._threads, depth=self._read_ahead)
+        self._ahead = ReadAhead(
+            ImageLoader(self._threads),
+            threads=min(max(READS_AT_ONCE, self._threads), self._read_ahead),
+            depth=self._read_ahead,
+        )
 
     def process(self, row: ManifestRow):
         for image in STOP.until_requested(self._ahead.put(row)):
@@ -81,30 +96,58 @@ class LoadImageDoFn(beam.DoFn):
         return wrap(image)
 
 
-def load_image(row: ManifestRow, watch: Watch | None = None) -> LoadedImage | RejectedImage:
-    """Reads and decodes the image of a manifest row; a bad one comes back rejected.
+class ImageLoader:
+    """Reads and decodes images, in any number of threads of which few decode at once."""
 
-    Args:
-      row: Whose image.
-      watch: Told how far it is.
-    """
-    watch = watch or Watch()
-    try:
-        source = read_source(row.uri, watch)
+    def __init__(self, decoders: int):
+        """Makes a loader for threads to share.
+
+        Args:
+          decoders: How many of them decode at once.
+        """
+        self._bytes = Budget(MOST_READ_BYTES)
+        self._decoders = Budget(decoders)
+
+    def __call__(self, row: ManifestRow, watch: Watch) -> LoadedImage | RejectedImage:
+        """Returns the image of a manifest row; a bad one comes back rejected.
+
+        Args:
+          row: Whose image.
+          watch: Told how far it is.
+        """
+        try:
+            return self._load(row, watch)
+        except ImageError as error:
+            return _rejected(row, error, watch)
+        finally:
+            self._bytes.give_back(watch)
+            self._decoders.give_back(watch)
+
+    def _load(self, row: ManifestRow, watch: Watch) -> LoadedImage:
+        source = read_source(row.uri, watch, functools.partial(self._make_room, watch))
+        self._decoders.take(watch, 1)
         watch.begin(Stage.DECODE)
         image = prepare(source.data)
-    except ImageError as error:
-        return _rejected(row, error, watch)
-    facts = ImageFacts(
-        width=image.width,
-        height=image.height,
-        size_bytes=source.version.size_bytes,
-        source_version=source.version.version,
-        content_sha256=hashlib.sha256(source.data).hexdigest(),
-        mean_intensity=float(image.pixels.mean()),
-        std_intensity=float(image.pixels.std()),
-    )
-    return LoadedImage(row, facts, image.pixels, watch.attempts)
+        facts = ImageFacts(
+            width=image.width,
+            height=image.height,
+            size_bytes=source.version.size_bytes,
+            source_version=source.version.version,
+            content_sha256=hashlib.sha256(source.data).hexdigest(),
+            mean_intensity=float(image.pixels.mean()),
+            std_intensity=float(image.pixels.std()),
+        )
+        return LoadedImage(row, facts, image.pixels, watch.attempts)
+
+    def _make_room(self, watch: Watch, size_bytes: int) -> None:
+        self._bytes.give_back(watch)  # what an attempt before has taken
+        self._bytes.take(watch, size_bytes)
+        watch.begin(Stage.READ)
+
+
+def load_image(row: ManifestRow) -> LoadedImage | RejectedImage:
+    """Returns the image of a manifest row, read and decoded alone; a bad one rejected."""
+    return ImageLoader(decoders=1)(row, Watch())
 
 
 def _rejected(row: ManifestRow, error: ImageError, watch: Watch) -> RejectedImage:

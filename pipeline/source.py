@@ -58,7 +58,11 @@ def source_version(
 
 
 def read_source(
-    uri: str, watch: Watch | None = None, *, sleep: Callable[[float], None] = time.sleep
+    uri: str,
+    watch: Watch | None = None,
+    make_room: Callable[[int], None] = lambda size_bytes: None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> SourceFile:
     """Reads the file that a checked manifest names.
 
@@ -67,13 +71,15 @@ def read_source(
     Args:
       uri: A local path, or a URL of any scheme that Beam's FileSystems know.
       watch: Told how far it is; knows the file's version also where reading fails.
+      make_room: Called in each attempt with the file's size, before its content is read;
+        may wait.
       sleep: Waits for that many seconds.
 
     Raises:
       ImageError: There is no such file, it is not a regular one, it may not be
         read, reading fails, or it is larger than `model.reading.MAX_BYTES`.
     """
-    return _with_retries(lambda watch: _read(uri, watch), watch or Watch(), sleep)
+    return _with_retries(lambda watch: _read(uri, watch, make_room), watch or Watch(), sleep)
 
 
 def _with_retries(
@@ -101,11 +107,12 @@ def _look_up(uri: str) -> FileVersion:
     return FileVersion(found.size_in_bytes, str(modified_ns))
 
 
-def _read(uri: str, watch: Watch) -> SourceFile:
+def _read(uri: str, watch: Watch, make_room: Callable[[int], None]) -> SourceFile:
     version = watch.version = _look_up(uri)
+    check_size(version.size_bytes)
+    make_room(version.size_bytes)
     if not has_scheme(uri):
         return SourceFile(read_content(uri, version, watch.moved), version)
-    check_size(version.size_bytes)
     with (
         _naming_errors(),
         FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file,

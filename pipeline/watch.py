@@ -16,7 +16,8 @@ class Watch:
     """How far the thread of one image is, for whoever waits for it.
 
     Attributes:
-      stage: What the thread is at, READ at first; None for what is never given up.
+      stage: What the thread is at, READ at first; None for what is never late nor given up.
+      is_given_up: Whether it is waited for no more.
       attempts: Reads begun.
       version: Of the file; None until the last attempt has found it.
       began_s, moved_s: When the stage began, and when the last sign of life came, in
@@ -26,7 +27,7 @@ class Watch:
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._lock = threading.Lock()
-        self._given_up = False
+        self.is_given_up = False
         self.attempts = 0
         self.version: FileVersion | None = None
         self.begin(Stage.READ)
@@ -55,15 +56,15 @@ class Watch:
 
     def is_late(self, late_s: float) -> bool:
         """Returns whether there was no sign of life for longer than that."""
-        return self._clock() - self.moved_s > late_s
+        return self.stage is not None and self._clock() - self.moved_s > late_s
 
     def give_up(self, timeout_s: float) -> bool:
         """Returns whether the stage took longer than that; if so it is given up now."""
         with self._lock:
             if self.stage is not None and self._clock() - self.began_s > timeout_s:
-                self._given_up = True
-            return self._given_up
+                self.is_given_up = True
+            return self.is_given_up
 
     def _check(self) -> None:
-        if self._given_up:
+        if self.is_given_up:
             raise GivenUp

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pipeline.images import (
     LOADED,
     READS_RETRIED,
     REJECTED,
+    ImageLoader,
     LoadImageDoFn,
     LoadImages,
     load_image,
@@ -182,7 +184,7 @@ def test_load_image_tells_when_it_decodes(good_rows, monkeypatch):
 
     for name in ("read_source", "prepare"):
         monkeypatch.setattr(images, name, noting(getattr(images, name)))
-    load_image(good_rows[0], watch)
+    ImageLoader(1)(good_rows[0], watch)
     assert stages == [("read_source", Stage.READ), ("prepare", Stage.DECODE)]
 
 
@@ -300,6 +302,47 @@ def test_load_images_hung_image_is_rejected_and_costs_no_neighbour(
     status = os.stat(good_rows[3].uri)
     version = (status.st_size, str(status.st_mtime_ns)) if is_found else (None, None)
     assert rejected == [(good_rows[3], reason, *version, 1)]
+
+
+class Gauge:
+    """Counts how many calls are under way at once, and how many there were at most."""
+
+    def __init__(self, step, lasts_s=0.0):
+        self._step, self._lasts_s = step, lasts_s
+        self._lock, self._now = threading.Lock(), 0
+        self.most = 0
+
+    def __call__(self, *arguments):
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(self._lasts_s)
+        try:
+            return self._step(*arguments)
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+def test_load_images_many_are_read_at_once_and_few_decoded(good_rows, monkeypatch):
+    reads = Gauge(source.read_content, lasts_s=0.2)
+    decodes = Gauge(images.prepare, lasts_s=0.01)
+    monkeypatch.setattr(source, "read_content", reads)
+    monkeypatch.setattr(images, "prepare", decodes)
+    loaded, _ = load(good_rows * 4, threads=2, read_ahead=64)
+    assert len(loaded) == 40
+    assert 16 < reads.most <= images.READS_AT_ONCE
+    assert decodes.most == 2
+
+
+def test_load_images_holds_no_more_bytes_than_it_may(good_rows, monkeypatch):
+    largest = max(os.path.getsize(row.uri) for row in good_rows)
+    monkeypatch.setattr(images, "MOST_READ_BYTES", 3 * largest)
+    reads = Gauge(source.read_content, lasts_s=0.02)
+    monkeypatch.setattr(source, "read_content", reads)
+    alone = [summary(load_image(row)) for row in good_rows]
+    assert load(good_rows, threads=2, read_ahead=64) == [alone, []]
+    assert 1 <= reads.most <= 3 * largest // min(os.path.getsize(row.uri) for row in good_rows)
 
 
 # Stopping
