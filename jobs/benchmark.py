@@ -17,7 +17,7 @@ from jobs.command import Command
 from jobs.logs import load_tensorflow
 
 if typing.TYPE_CHECKING:
-    from pipeline.benchmark import BenchmarkOptions
+    from pipeline.workbench import BenchmarkOptions
 
 _SOFTWARE = ("prescreen", "tensorflow", "keras", "apache-beam", "pyarrow", "numpy", "pillow")
 
@@ -93,7 +93,7 @@ def benchmark_command(
     """
     load_tensorflow()
     from model.bundle import demo_bundle_path
-    from pipeline.benchmark import BenchmarkOptions
+    from pipeline.workbench import BenchmarkOptions
 
     settings = BenchmarkOptions(bundle=bundle or demo_bundle_path(), **options)
     result = _measure(settings, peers)
@@ -104,8 +104,9 @@ def benchmark_command(
 
 def _measure(options: "BenchmarkOptions", commands: tuple[str, ...]) -> dict:
     """Returns all that is measured, and where and how, as JSON values."""
-    from pipeline.benchmark import PUBLISHED, Workbench, measure_in_turn, rates_of, ratios_of
+    from pipeline.benchmark import PUBLISHED, measure_in_turn, rates_of, ratios_of
     from pipeline.peers import Peer, PeerJob
+    from pipeline.workbench import Workbench
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -18,8 +18,8 @@
 * `pipeline.run_listing`, `pipeline.verification`: what is in OUTPUT, and whether it still is
   what was published.
 * `pipeline.preparation`, `pipeline.train`: labelled images for training.
-* `pipeline.benchmark`, `pipeline.peers`, `pipeline.cost_model`: rates of this machine, beside
-  other programs, and what an archive takes at them.
+* `pipeline.benchmark`, by way of `workbench` and `peers`: rates of this machine, beside other
+  programs; `pipeline.cost_model`: what an archive takes at them.
 
 Imports `model` and `schemas`; knows nothing of the command line.
 """

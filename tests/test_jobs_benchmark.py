@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.cli import cli
-from pipeline import benchmark
+from pipeline import workbench
 
 PEER = """
 import csv, json, pathlib, sys
@@ -29,7 +29,7 @@ print(json.dumps({"images": len(ids), "score_s": 100.0, "software": {"nothing": 
 def run(phantoms, monkeypatch, demo_scorer):
     """Runs the command on few images, with arguments added to it."""
     # Making a scorer for each mode of test-time augmentation would take most of the time.
-    monkeypatch.setattr(benchmark, "_scorers", lambda *_: [("none", demo_scorer)])
+    monkeypatch.setattr(workbench, "_scorers", lambda *_: [("none", demo_scorer)])
 
     def run_command(*arguments: str):
         manifest = str(phantoms / "manifest.csv")

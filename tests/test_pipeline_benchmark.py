@@ -1,43 +1,11 @@
-"""The benchmark measures what it says, on the images that it was given."""
+"""What was measured is what happened, and its ratios are those of the rates."""
 
-import csv
 import time
 
-import numpy as np
 import pytest
 
-from model.bundle import demo_bundle_path
 from pipeline import benchmark
-from pipeline.benchmark import (
-    BenchmarkOptions,
-    Measurement,
-    Stage,
-    Workbench,
-    measure_in_turn,
-    rates_of,
-    ratios_of,
-)
-from schemas.errors import InputError
-
-
-def options(manifest, **changes) -> BenchmarkOptions:
-    values = {
-        "manifest": str(manifest),
-        "bundle": demo_bundle_path(),
-        "images": 6,
-        "repeats": 1,
-        "batch_size": 4,
-        "precision": "float32",
-        "decode_threads": 2,
-    }
-    return BenchmarkOptions(**values | changes)
-
-
-@pytest.fixture
-def one_scorer(monkeypatch, demo_scorer):
-    """Spares the tests the making of a scorer for each mode of test-time augmentation."""
-    monkeypatch.setattr(benchmark, "_scorers", lambda *_: [("none", demo_scorer)])
-
+from pipeline.benchmark import Measurement, Stage, measure_in_turn, rates_of, ratios_of
 
 # Measuring
 
@@ -121,45 +89,3 @@ def test_rates_of_give_back_the_time_that_was_measured():
 
     assert rates.other_s == pytest.approx(1 / 30 - 0.03)
     assert rates.run_s(300, 4) == pytest.approx(1 + 10 + 1)
-
-
-# The stages
-
-
-def test_workbench_measures_every_stage_on_the_images_of_the_manifest(
-    phantoms, tmp_path, one_scorer
-):
-    bench = Workbench(options(phantoms / "manifest.csv"), tmp_path)
-    names = [stage.name for stage in bench.stages()]
-    found = measure_in_turn(bench.stages(), 1)
-
-    assert names == ["decode", "inference", "inference, no maps", "overlays", "end to end"]
-    assert set(found) == {*names, "end to end, published", "start"}
-    assert {found[name].images for name in names if name != "overlays"} == {6}
-    assert all(stage.rate > 0 for stage in found.values())
-    assert len(list((tmp_path / "_staging/drawing").rglob("*.jpg"))) >= found["overlays"].images
-
-
-def test_workbench_too_few_images_come_again_under_other_ids(phantoms, tmp_path, one_scorer):
-    with open(phantoms / "manifest.csv", newline="") as file:
-        uris = [str(phantoms / row["uri"]) for row in csv.DictReader(file)]
-    bench = Workbench(options(phantoms / "manifest.csv", images=30), tmp_path)
-
-    with open(bench.manifest, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["uri"] for row in rows] == (uris * 3)[:30]
-    assert len({row["image_id"] for row in rows}) == 30
-
-
-def test_workbench_image_that_cannot_be_scored_is_named_by_its_row(tmp_path):
-    (tmp_path / "good").mkdir()
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    (tmp_path / "list.csv").write_text("uri\nbad.png\n")
-
-    with pytest.raises(InputError, match="row 1 of the manifest is rejected as not_an_image"):
-        Workbench(options(tmp_path / "list.csv"), tmp_path / "good")
-
-
-def test_workbench_without_maps_gives_the_scores_of_the_network(demo_scorer, squares):
-    (scores,) = benchmark._without_maps(options("-"))(squares)
-    np.testing.assert_allclose(scores, demo_scorer.score(squares).scores, atol=1e-5)
