@@ -108,12 +108,12 @@ def _measure(options: "BenchmarkOptions", commands: tuple[str, ...]) -> dict:
     from pipeline.peers import Peer, PeerJob
     from pipeline.workbench import Workbench
 
+    peers = [Peer(command) for command in commands]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         bench = Workbench(options, folder)
         job = PeerJob(bench.manifest, bench.images, options.bundle, bench.batch_size, folder)
-        peers = [Peer(command, job) for command in commands]
-        stages = [*bench.stages(), *(peer.stage for peer in peers)]
+        stages = [*bench.stages(), *(peer.stage(job) for peer in peers)]
         calls = len(stages) * (options.repeats + 1)
         with click.progressbar(length=calls, label="measuring", file=sys.stderr) as progress:
             measured = measure_in_turn(stages, options.repeats, lambda name: progress.update(1))

@@ -7,8 +7,10 @@ read to the last byte written, its own start apart. `benchmarks/peers` has some.
 """
 
 import dataclasses
+import functools
 import json
 import shlex
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -51,31 +53,32 @@ class Peer:
       facts: What it printed last.
     """
 
-    def __init__(self, command: str, job: PeerJob):
+    def __init__(self, command: str):
         """Takes a command without calling it.
 
         Args:
           command: As in a shell, without what a peer is given.
-          job: For it.
+
+        Raises:
+          InputError: There is no such program.
         """
         self._command = shlex.split(command)
-        self._job = job
-        self._output = job.folder
-        self.name = Path(self._command[-1]).stem
+        self._output: Path | None = None
+        self.name = Path(self._command[-1]).stem if self._command else "nothing"
         self.facts: dict = {}
+        if not self._command or not shutil.which(self._command[0]):
+            raise self._refused("no program of that name")
 
-    @property
-    def stage(self) -> Stage:
-        """What to measure."""
-        return Stage(self.name, self._job.images, self.score)
+    def stage(self, job: PeerJob) -> Stage:
+        """Returns what to measure; calling it raises as `score` does."""
+        return Stage(self.name, job.images, functools.partial(self.score, job))
 
-    def score(self) -> dict[str, float]:
+    def score(self, job: PeerJob) -> dict[str, float]:
         """Runs the program; returns the seconds that it says it took.
 
         Raises:
-          InputError: It cannot be run, fails, or does not do what a peer must.
+          InputError: It fails, or does not do what a peer must.
         """
-        job = self._job
         self._output = Path(tempfile.mkdtemp(dir=job.folder))
         given = ["--manifest", job.manifest, "--model", job.bundle, "--output", self._output]
         command = [*self._command, *map(str, given), "--batch-size", str(job.batch_size)]
@@ -83,8 +86,6 @@ class Peer:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             self.facts = json.loads(done.stdout.splitlines()[-1])
             images, seconds = self.facts["images"], float(self.facts["score_s"])
-        except OSError as error:
-            raise self._refused(f"{error.strerror}") from error
         except subprocess.CalledProcessError as error:
             raise self._refused(f"exit code {error.returncode}") from error
         except (IndexError, KeyError, TypeError, ValueError) as error:

@@ -56,6 +56,17 @@ def demo_scorer(demo_network):
     return Scorer(demo_network)
 
 
+@pytest.fixture
+def one_scorer(monkeypatch, demo_scorer):
+    """Spares a benchmark the making of a scorer for each thing that it measures."""
+    from pipeline import run, scoring, workbench
+
+    monkeypatch.setattr(workbench, "_scorers", lambda *_: [("none", demo_scorer)])
+    monkeypatch.setattr(workbench, "_without_maps", lambda _: demo_scorer.score)
+    for module in (run, scoring):
+        monkeypatch.setattr(module, "load_scorer", lambda _: demo_scorer)
+
+
 @pytest.fixture(scope="session")
 def squares():
     """uint8 `(40, 224, 224)`: network inputs made from phantoms."""

@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.cli import cli
-from pipeline import workbench
 
 PEER = """
 import csv, json, pathlib, sys
@@ -26,10 +25,8 @@ print(json.dumps({"images": len(ids), "score_s": 100.0, "software": {"nothing": 
 
 
 @pytest.fixture
-def run(phantoms, monkeypatch, demo_scorer):
+def run(phantoms, one_scorer):
     """Runs the command on few images, with arguments added to it."""
-    # Making a scorer for each mode of test-time augmentation would take most of the time.
-    monkeypatch.setattr(workbench, "_scorers", lambda *_: [("none", demo_scorer)])
 
     def run_command(*arguments: str):
         manifest = str(phantoms / "manifest.csv")

@@ -45,7 +45,12 @@ def archive(tmp_path):
     return tmp_path / "manifest.csv"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    # Both come the same way; one a commit is enough.
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_score_stopped_by_a_signal_ends_in_good_order_and_is_resumed(archive, tmp_path, number):
     command = [
         sys.executable, "-m", "jobs", "score", "--manifest", archive, "--batch-size", "4",

@@ -1,5 +1,7 @@
 """The frozen graph: equal scores however batched, views, memory, refusals."""
 
+import copy
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,12 @@ from model import tta
 from model.scorer import Borderline, InferenceError, Scorer, pad_to_power_of_two
 from schemas.contract import VIEW_BRIGHTNESS, VIEWS
 from schemas.findings import FINDINGS
+
+
+@pytest.fixture(scope="module")
+def six_view_scorer(demo_network):
+    """The demonstration network, frozen, six views an image."""
+    return Scorer(demo_network, tta_mode="all")
 
 
 def test_score_equals_the_keras_network(demo_network, demo_scorer, squares):
@@ -34,10 +42,10 @@ def test_score_any_batch_size_and_order_gives_the_same(demo_scorer, squares, bat
 
 
 def test_score_all_views_averages_six_and_keeps_the_original_cams(
-    demo_network, demo_scorer, squares
+    demo_network, demo_scorer, six_view_scorer, squares
 ):
     images = squares[:3]
-    scored = Scorer(demo_network, tta_mode="all").score(images)
+    scored = six_view_scorer.score(images)
     views = [images, *(np.asarray(view) for view in tta.further_views(images))]
     assert len(views) == len(VIEWS) == 6
     expected = np.mean([np.asarray(demo_network(view)) for view in views], axis=0)
@@ -57,17 +65,20 @@ def test_further_views_are_what_they_are_called(squares):
     assert more.std() > image.std() > less.std()
 
 
-def test_score_borderline_looks_again_only_near_a_threshold(demo_network, demo_scorer, squares):
-    single = demo_scorer.score(squares).scores
-    full = Scorer(demo_network, tta_mode="all").score(squares).scores
+def test_score_borderline_looks_again_only_near_a_threshold(
+    demo_network, demo_scorer, six_view_scorer, squares
+):
+    images = squares[:10]
+    single = demo_scorer.score(images).scores
+    full = six_view_scorer.score(images).scores
     effusion = FINDINGS.index("Effusion")
     thresholds = np.full(15, np.inf, np.float32)
     thresholds[effusion] = np.median(single[:, effusion])
     band = float(np.quantile(np.abs(single[:, effusion] - thresholds[effusion]), 0.4))
     scorer = Scorer(demo_network, tta_mode="borderline", borderline=Borderline(thresholds, band))
-    scored = scorer.score(squares)
+    scored = scorer.score(images)
     near = np.abs(single[:, effusion] - thresholds[effusion]) <= band
-    assert 0 < near.sum() < len(squares)
+    assert 0 < near.sum() < len(images)
     np.testing.assert_array_equal(scored.views, np.where(near, 6, 1))
     expected = np.where(near[:, np.newaxis], full, single)
     np.testing.assert_allclose(scored.scores, expected, atol=1e-5)
@@ -89,10 +100,8 @@ def _graph_with_room_for(limit, sizes, whole):
     return graph
 
 
-def test_score_out_of_memory_halves_the_batch_and_remembers(
-    demo_network, demo_scorer, squares, monkeypatch
-):
-    scorer, sizes = Scorer(demo_network), []
+def test_score_out_of_memory_halves_the_batch_and_remembers(demo_scorer, squares, monkeypatch):
+    scorer, sizes = copy.copy(demo_scorer), []  # it remembers
     monkeypatch.setattr(scorer, "_single", _graph_with_room_for(5, sizes, scorer._single))
     first = scorer.score(squares[:16]).scores
     assert sizes == [16, 8, 4, 4, 4, 4]
@@ -101,18 +110,18 @@ def test_score_out_of_memory_halves_the_batch_and_remembers(
     np.testing.assert_allclose(first, demo_scorer.score(squares[:16]).scores, atol=1e-5)
 
 
-def test_score_not_even_one_image_fits_raises_memory_error(demo_network, squares, monkeypatch):
-    scorer = Scorer(demo_network)
+def test_score_not_even_one_image_fits_raises_memory_error(demo_scorer, squares, monkeypatch):
+    scorer = copy.copy(demo_scorer)
     monkeypatch.setattr(scorer, "_single", _graph_with_room_for(0, [], scorer._single))
     with pytest.raises(MemoryError, match="one image does not fit"):
         scorer.score(squares[:4])
 
 
-def test_score_tensorflow_fails_raises_inference_error(demo_network, squares, monkeypatch):
+def test_score_tensorflow_fails_raises_inference_error(demo_scorer, squares, monkeypatch):
     def fails(images):
         raise tf.errors.InternalError(None, None, "broken")
 
-    scorer = Scorer(demo_network)
+    scorer = copy.copy(demo_scorer)
     monkeypatch.setattr(scorer, "_single", fails)
     with pytest.raises(InferenceError, match="InternalError"):
         scorer.score(squares[:2])

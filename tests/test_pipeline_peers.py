@@ -39,26 +39,27 @@ def job(tmp_path) -> PeerJob:
 
 
 @pytest.fixture
-def peer(job, tmp_path):
+def peer(tmp_path):
     """Makes a peer of a program, to which a line is added."""
 
     def make(more: str = "") -> Peer:
         path = tmp_path / "some peer.py"
         path.write_text(textwrap.dedent(PROGRAM).format(columns=COLUMNS, more=more))
-        return Peer(shlex.join([sys.executable, str(path)]), job)
+        return Peer(shlex.join([sys.executable, str(path)]))
 
     return make
 
 
-def test_peer_is_given_the_job_and_its_time_is_taken(peer):
+def test_peer_is_given_the_job_and_its_time_is_taken(peer, job):
     one = peer()
+    stage = one.stage(job)
 
-    assert (one.stage.name, one.stage.images) == ("some peer", 3)
-    assert one.stage.work() == {"some peer": 1.5}
+    assert (stage.name, stage.images) == ("some peer", 3)
+    assert stage.work() == {"some peer": 1.5}
     assert one.facts == {"images": 3, "score_s": 1.5, "batch": "8"}
 
 
-def test_peer_scores_are_compared_by_id(peer, tmp_path):
+def test_peer_scores_are_compared_by_id(peer, job, tmp_path):
     own = tmp_path / "own" / "run_id=r1"
     own.mkdir(parents=True)
     scores = np.full((3, 15), 0.25, np.float32)
@@ -66,18 +67,18 @@ def test_peer_scores_are_compared_by_id(peer, tmp_path):
     columns = {"image_id": ["a", "b", "c"], **dict(zip(COLUMNS, scores.T, strict=True))}
     pq.write_table(pa.table(columns), own / "part-0.parquet")
     one = peer()
-    one.score()
+    one.score(job)
 
     assert one.largest_difference(tmp_path / "own") == 0.125
 
 
-def test_peer_that_lost_a_row_is_refused(peer, tmp_path):
+def test_peer_that_lost_a_row_is_refused(peer, job, tmp_path):
     own = tmp_path / "own"
     own.mkdir()
     columns = {"image_id": ["a", "b"], **{name: [0.25] * 2 for name in COLUMNS}}
     pq.write_table(pa.table(columns), own / "part-0.parquet")
     one = peer()
-    one.score()
+    one.score(job)
 
     with pytest.raises(InputError, match="from some peer: other images than the manifest's"):
         one.largest_difference(own)
@@ -92,15 +93,18 @@ def test_peer_that_lost_a_row_is_refused(peer, tmp_path):
         ("json.dumps = lambda facts: '{}'", "no JSON of images and score_s in its last line"),
     ],
 )
-def test_peer_that_does_not_do_what_it_must_is_refused(peer, more, received):
+def test_peer_that_does_not_do_what_it_must_is_refused(peer, job, more, received):
     with pytest.raises(InputError) as caught:
-        peer(more).score()
+        peer(more).score(job)
     assert str(caught.value) == (
         "--peer must be a command that scores all images and prints what it took, as"
         f" benchmarks/peers/README.md says. Received from some peer: {received}."
     )
 
 
-def test_peer_that_is_not_there_is_refused(job):
-    with pytest.raises(InputError, match="from nothing: No such file or directory"):
-        Peer("/no/such/nothing.py", job).score()
+@pytest.mark.parametrize(
+    ("command", "name"), [("/no/such/nothing.py --fast", "--fast"), ("", "nothing")]
+)
+def test_peer_that_is_not_there_is_refused(command, name):
+    with pytest.raises(InputError, match=f"Received from {name}: no program of that name"):
+        Peer(command)

@@ -25,12 +25,6 @@ def options(manifest, **changes) -> BenchmarkOptions:
     return BenchmarkOptions(**values | changes)
 
 
-@pytest.fixture
-def one_scorer(monkeypatch, demo_scorer):
-    """Spares the tests the making of a scorer for each mode of test-time augmentation."""
-    monkeypatch.setattr(workbench, "_scorers", lambda *_: [("none", demo_scorer)])
-
-
 def test_workbench_measures_every_stage_on_the_images_of_the_manifest(
     phantoms, tmp_path, one_scorer
 ):
