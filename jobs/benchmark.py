@@ -15,6 +15,7 @@ import click
 
 from jobs.command import Command
 from jobs.logs import load_tensorflow
+from schemas.errors import InputError
 
 if typing.TYPE_CHECKING:
     from pipeline.workbench import BenchmarkOptions
@@ -104,11 +105,15 @@ def benchmark_command(
 
 def _measure(options: "BenchmarkOptions", commands: tuple[str, ...]) -> dict:
     """Returns all that is measured, and where and how, as JSON values."""
+    from model.devices import resolve_precision
     from pipeline.benchmark import PUBLISHED, measure_in_turn, rates_of, ratios_of
     from pipeline.peers import Peer, PeerJob
     from pipeline.workbench import Workbench
 
     peers = [Peer(command) for command in commands]
+    if len({peer.name for peer in peers}) < len(peers):
+        names = ", ".join(peer.name for peer in peers)
+        raise InputError(f"--peer must name each program once. Received: {names}.")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         bench = Workbench(options, folder)
@@ -129,7 +134,7 @@ def _measure(options: "BenchmarkOptions", commands: tuple[str, ...]) -> dict:
             "repeats": options.repeats,
             "batch_size": bench.batch_size,
             "decode_threads": options.decode_threads,
-            "precision": options.precision,
+            "precision": resolve_precision(options.precision),
         },
         "stages": {name: stage.to_json() for name, stage in measured.items()},
         "ratios": ratios_of(measured, bench.borderline_share),
@@ -146,11 +151,14 @@ def _measure(options: "BenchmarkOptions", commands: tuple[str, ...]) -> dict:
 
 def _machine() -> dict:
     """Returns what the rates depend on."""
+    from model.devices import gpu_names
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(memory / 1e9, 1),
+        "gpus": gpu_names(),
         "system": platform.platform(),
         "python": platform.python_version(),
     }
@@ -172,7 +180,8 @@ def _print(result: dict, price_per_hour: float | None) -> None:
 
     machine, settings = result["machine"], result["settings"]
     click.echo(
-        f"{machine['processor']}, {machine['cores']} cores; {settings['images']} images,"
+        f"{', '.join([machine['processor'], *machine['gpus']])}, {machine['cores']} cores;"
+        f" {settings['images']} images,"
         f" {settings['repeats']} repeats, batches of {settings['batch_size']},"
         f" {settings['decode_threads']} decode threads, {settings['precision']}\n"
     )

@@ -15,6 +15,14 @@ def prepare_gpus() -> bool:
     return bool(keras.distribution.list_devices("gpu"))
 
 
+def gpu_names() -> list[str]:
+    """Returns what TensorFlow calls the GPUs of this machine; none where there is none."""
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return [found.get("device_name", "GPU") for found in details]
+
+
 def resolve_precision(precision: str) -> str:
     """Returns the Keras dtype policy that `precision` stands for on this machine.
 

@@ -68,3 +68,11 @@ def test_benchmark_peer_that_cannot_be_run_exits_2(run):
     assert result.exit_code == 2
     assert "--peer must be a command" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_benchmark_peer_given_twice_exits_2(run):
+    command = shlex.join([sys.executable, "some/peer.py"])
+    result = run("--peer", command, "--peer", command)
+
+    assert result.exit_code == 2
+    assert "--peer must name each program once. Received: peer, peer." in result.stderr
