@@ -15,6 +15,7 @@ import click
 
 from jobs.command import Command
 from jobs.logs import load_tensorflow
+from jobs.options import batch_size_option, model_option, precision_option
 from schemas.errors import InputError
 
 if typing.TYPE_CHECKING:
@@ -30,9 +31,7 @@ _SOFTWARE = ("prescreen", "tensorflow", "keras", "apache-beam", "pyarrow", "nump
     metavar="FILE",
     help="Images to measure with: the first of it, again and again where there are too few.",
 )
-@click.option(
-    "--model", "bundle", metavar="BUNDLE", show_default="demonstration", help="Model bundle."
-)
+@model_option
 @click.option(
     "--images", type=click.IntRange(1), default=1000, metavar="N", help="How many images."
 )
@@ -43,19 +42,8 @@ _SOFTWARE = ("prescreen", "tensorflow", "keras", "apache-beam", "pyarrow", "nump
     metavar="N",
     help="Times that every stage is measured, all in turn.",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    metavar="N",
-    show_default="32 on CPU, largest that fits on GPU",
-    help="Images a batch.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "mixed_float16", "mixed_bfloat16"]),
-    default="auto",
-    help="Arithmetic of the network; auto is float32 on CPU, mixed_float16 on GPU.",
-)
+@batch_size_option
+@precision_option
 @click.option(
     "--decode-threads",
     type=click.IntRange(1),

@@ -10,6 +10,7 @@ import click
 
 from jobs.command import EXIT_FAILED, Command, Failure
 from jobs.logs import load_tensorflow
+from jobs.options import model_option, precision_option
 from schemas.errors import InputError
 from schemas.findings import FINDINGS
 from schemas.rejects import ImageError
@@ -26,9 +27,7 @@ _DEFAULT_TOP = 3
 
 @click.command("predict", cls=Command, context_settings={"show_default": True})
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option(
-    "--model", "bundle", metavar="BUNDLE", show_default="demonstration", help="Model bundle."
-)
+@model_option
 @click.option(
     "--thresholds", metavar="FILE", show_default="the bundle's", help="Thresholds as JSON."
 )
@@ -47,12 +46,7 @@ _DEFAULT_TOP = 3
     show_default=str(_DEFAULT_TOP),
     help="Findings drawn per flagged image; with --gradcam.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "mixed_float16", "mixed_bfloat16"]),
-    default="auto",
-    help="Arithmetic of the network; auto is float32 on CPU, mixed_float16 on GPU.",
-)
+@precision_option
 @click.option("--json", "as_json", is_flag=True, help="Print all scores, as JSON.")
 def predict_command(
     images: tuple[str, ...],

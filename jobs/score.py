@@ -6,6 +6,7 @@ import click
 
 from jobs.command import SHOW_FAILURE, Command
 from jobs.logs import load_tensorflow
+from jobs.options import batch_size_option, model_option, precision_option
 from schemas.rejects import Reason
 
 
@@ -30,9 +31,7 @@ class ReviewBudget(click.ParamType):
 @click.command("score", cls=Command, context_settings={"show_default": True})
 @click.option("--manifest", required=True, metavar="FILE", help="Which images to score.")
 @click.option("--output", required=True, metavar="DIR", help="Folder of all runs.")
-@click.option(
-    "--model", "bundle", metavar="BUNDLE", show_default="demonstration", help="Model bundle."
-)
+@model_option
 @click.option("--run-id", metavar="ID", show_default="start in UTC", help="Names the run.")
 @click.option(
     "--resume",
@@ -84,19 +83,8 @@ class ReviewBudget(click.ParamType):
     metavar="N",
     help="Images drawn, highest rank first.",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    metavar="N",
-    show_default="32 on CPU, largest that fits on GPU",
-    help="Images a batch.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "mixed_float16", "mixed_bfloat16"]),
-    default="auto",
-    help="Arithmetic of the network; auto is float32 on CPU, mixed_float16 on GPU.",
-)
+@batch_size_option
+@precision_option
 @click.option(
     "--decode-threads",
     type=click.IntRange(1),
