@@ -15,7 +15,12 @@ import click
 
 from jobs.command import Command
 from jobs.logs import load_tensorflow
-from jobs.options import batch_size_option, model_option, precision_option
+from jobs.options import (
+    batch_size_option,
+    decode_threads_option,
+    model_option,
+    precision_option,
+)
 from schemas.errors import InputError
 
 if typing.TYPE_CHECKING:
@@ -44,14 +49,7 @@ _SOFTWARE = ("prescreen", "tensorflow", "keras", "apache-beam", "pyarrow", "nump
 )
 @batch_size_option
 @precision_option
-@click.option(
-    "--decode-threads",
-    type=click.IntRange(1),
-    default=lambda: os.cpu_count() or 1,
-    metavar="N",
-    show_default="number of cores",
-    help="Images decoded at once.",
-)
+@decode_threads_option
 @click.option(
     "--peer",
     "peers",

@@ -1,5 +1,7 @@
 """Options that several commands have."""
 
+import os
+
 import click
 
 model_option = click.option(
@@ -19,4 +21,13 @@ precision_option = click.option(
     type=click.Choice(["auto", "float32", "mixed_float16", "mixed_bfloat16"]),
     default="auto",
     help="Arithmetic of the network; auto is float32 on CPU, mixed_float16 on GPU.",
+)
+
+decode_threads_option = click.option(
+    "--decode-threads",
+    type=click.IntRange(1),
+    default=lambda: os.cpu_count() or 1,
+    metavar="N",
+    show_default="number of cores",
+    help="Images that a worker decodes at once.",
 )

@@ -1,10 +1,9 @@
 """The command `prepare`: decodes labelled images once, for training."""
 
-import os
-
 import click
 
 from jobs.command import Command
+from jobs.options import decode_threads_option
 
 
 @click.command("prepare", cls=Command, context_settings={"show_default": True})
@@ -12,14 +11,7 @@ from jobs.command import Command
     "--manifest", required=True, metavar="FILE", help="Images with labels and patient_id."
 )
 @click.option("--output", "cache", required=True, metavar="CACHE", help="Folder to write.")
-@click.option(
-    "--decode-threads",
-    type=click.IntRange(1),
-    default=lambda: os.cpu_count() or 1,
-    metavar="N",
-    show_default="number of cores",
-    help="Images that a worker decodes at once.",
-)
+@decode_threads_option
 @click.option(
     "--reject-limit",
     type=click.FloatRange(0, 1),

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,8 @@ class Workbench:
         self.manifest = folder / "images.csv"
         _write_manifest(self.manifest, rows)
         self._rows = rows
-        self._pixels = np.stack([_loaded(row).pixels for row in rows])
+        self._loaded = {row.uri: _loaded(row) for row in _distinct(rows)}
+        self._pixels = np.stack([self._loaded[row.uri].pixels for row in rows])
         self._scorers = dict(_scorers(options, info))
         self._without_maps = _without_maps(options)
         self._drawing = DrawingSettings(top=3, limit=_MOST_DRAWN, note=overlay_note(info.title))
@@ -164,7 +165,7 @@ class Workbench:
                 yield {
                     "image_id": row.image_id,
                     "uri": row.uri,
-                    "source_version": _loaded(row).facts.source_version,
+                    "source_version": self._loaded[row.uri].facts.source_version,
                     "scores": scored.scores[0].tolist(),
                     "cams": [
                         {"finding": FINDINGS[k], "grid": scored.cams[0, k].ravel()} for k in flagged
@@ -214,6 +215,11 @@ def _sample(manifest: str, count: int, folder: Path) -> list[ManifestRow]:
         dataclasses.replace(rows[k % len(rows)], image_id=f"{k:08d}", carried=())
         for k in range(count)
     ]
+
+
+def _distinct(rows: Sequence[ManifestRow]) -> Iterable[ManifestRow]:
+    """Returns the first row of each file."""
+    return {row.uri: row for row in reversed(rows)}.values()
 
 
 def _write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
