@@ -2,8 +2,6 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PHANTOMS := build/phantoms
-# glibc otherwise gives memory back and asks for it again with every layer of a training step.
-KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
 
 .PHONY: help demo test lint format benchmark demo-bundle gpu-check fuzz clean
 
@@ -40,7 +38,7 @@ demo-bundle: $(VENV)/installed ## Train the demonstration bundle anew; an hour a
 		train=$(PHANTOMS)/train1/manifest.csv train=$(PHANTOMS)/train2/manifest.csv \
 		validation=$(PHANTOMS)/validation/manifest.csv test=$(PHANTOMS)/test/manifest.csv
 	rm -rf build/demo_bundle
-	$(KEEP_MEMORY) $(BIN)/prescreen train --manifest $(PHANTOMS)/manifest.csv \
+	$(BIN)/prescreen train --manifest $(PHANTOMS)/manifest.csv \
 		--config scripts/demo.toml --output build/demo_bundle --cache $(PHANTOMS)/cache
 	rm -rf model/demo_bundle
 	mv build/demo_bundle model/demo_bundle

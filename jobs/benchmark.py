@@ -8,6 +8,7 @@ import shlex
 import sys
 import tempfile
 import typing
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -78,18 +79,22 @@ def benchmark_command(
     Every stage is measured in turn, several times; medians are shown, with the slowest
     and fastest repeat.
     """
+    # A peer gets what its user would have, without what makes this job's TensorFlow quick.
+    environment = dict(os.environ)
     load_tensorflow()
     from model.bundle import demo_bundle_path
     from pipeline.workbench import BenchmarkOptions
 
     settings = BenchmarkOptions(bundle=bundle or demo_bundle_path(), **options)
-    result = _measure(settings, peers)
+    result = _measure(settings, peers, environment)
     _print(result, price_per_hour)
     if output:
         Path(output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def _measure(options: "BenchmarkOptions", commands: tuple[str, ...]) -> dict:
+def _measure(
+    options: "BenchmarkOptions", commands: tuple[str, ...], environment: Mapping[str, str]
+) -> dict:
     """Returns all that is measured, and where and how, as JSON values."""
     from model.devices import resolve_precision
     from pipeline.benchmark import PUBLISHED, measure_in_turn, rates_of, ratios_of
@@ -103,7 +108,14 @@ def _measure(options: "BenchmarkOptions", commands: tuple[str, ...]) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         bench = Workbench(options, folder)
-        job = PeerJob(bench.manifest, bench.images, options.bundle, bench.batch_size, folder)
+        job = PeerJob(
+            manifest=bench.manifest,
+            images=bench.images,
+            bundle=options.bundle,
+            batch_size=bench.batch_size,
+            folder=folder,
+            environment=environment,
+        )
         stages = [*bench.stages(), *(peer.stage(job) for peer in peers)]
         calls = len(stages) * (options.repeats + 1)
         with click.progressbar(length=calls, label="measuring", file=sys.stderr) as progress:

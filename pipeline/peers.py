@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ class PeerJob:
       bundle: Folder of the model bundle.
       batch_size: Images a batch.
       folder: Where each writes into a new folder.
+      environment: Variables that it finds set.
     """
 
     manifest: Path
@@ -43,6 +45,7 @@ class PeerJob:
     bundle: str
     batch_size: int
     folder: Path
+    environment: Mapping[str, str]
 
 
 class Peer:
@@ -83,7 +86,9 @@ class Peer:
         given = ["--manifest", job.manifest, "--model", job.bundle, "--output", self._output]
         command = [*self._command, *map(str, given), "--batch-size", str(job.batch_size)]
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(
+                command, env=job.environment, stdout=subprocess.PIPE, text=True, check=True
+            )
             self.facts = json.loads(done.stdout.splitlines()[-1])
             images, seconds = self.facts["images"], float(self.facts["score_s"])
         except subprocess.CalledProcessError as error:

@@ -1,6 +1,7 @@
 """Peers are called as they are told they will be, and believed only where they did the work."""
 
 import csv
+import os
 import shlex
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from schemas.findings import FINDINGS, score_column
 
 COLUMNS = [score_column(finding) for finding in FINDINGS]
 PROGRAM = """
-    import csv, json, pathlib, sys
+    import csv, json, os, pathlib, sys
     import pyarrow as pa, pyarrow.parquet as pq
     given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
     with open(given["--manifest"], newline="") as file:
@@ -25,7 +26,8 @@ PROGRAM = """
     pq.write_table(pa.table(columns), pathlib.Path(given["--output"]) / "part.parquet")
     {more}
     print("chatter")
-    print(json.dumps({{"images": len(ids), "score_s": 1.5, "batch": given["--batch-size"]}}))
+    print(json.dumps({{"images": len(ids), "score_s": 1.5, "batch": given["--batch-size"],
+                      "colour": os.environ["COLOUR"]}}))
 """
 
 
@@ -35,7 +37,8 @@ def job(tmp_path) -> PeerJob:
     manifest = tmp_path / "images.csv"
     with open(manifest, "w", newline="") as file:
         csv.writer(file).writerows([("image_id", "uri"), *(("c", "/c"), ("b", "/b"), ("a", "/a"))])
-    return PeerJob(manifest, 3, "bundle", 8, tmp_path)
+    environment = {**os.environ, "COLOUR": "grey"}
+    return PeerJob(manifest, 3, "bundle", 8, tmp_path, environment)
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def test_peer_is_given_the_job_and_its_time_is_taken(peer, job):
 
     assert (stage.name, stage.images) == ("some peer", 3)
     assert stage.work() == {"some peer": 1.5}
-    assert one.facts == {"images": 3, "score_s": 1.5, "batch": "8"}
+    assert one.facts == {"images": 3, "score_s": 1.5, "batch": "8", "colour": "grey"}
 
 
 def test_peer_scores_are_compared_by_id(peer, job, tmp_path):
