@@ -47,7 +47,16 @@ def _check_manifest(
     show_default="DEST/manifest.csv",
     help="Where to write the manifest, a CSV file.",
 )
-def sample_command(dest: Path, count: int, seed: int, size: int, manifest: Path | None) -> None:
+@click.option(
+    "--layout",
+    type=click.Choice(["files", "tar"]),
+    default="files",
+    show_default=True,
+    help="A file an image, or all images in DEST/images.tar.",
+)
+def sample_command(
+    dest: Path, count: int, seed: int, size: int, manifest: Path | None, layout: str
+) -> None:
     """Write a synthetic archive to DEST, a new or empty local folder.
 
     Phantom radiographs with known findings: PNG and JPEG images, a manifest with
@@ -62,7 +71,13 @@ def sample_command(dest: Path, count: int, seed: int, size: int, manifest: Path 
     # disable=None: no bar where standard error is not a terminal.
     with tqdm(total=count, unit="image", disable=None) as bar:
         write_sample_archive(
-            dest, count=count, seed=seed, size=size, manifest=manifest, on_image=bar.update
+            dest,
+            count=count,
+            seed=seed,
+            size=size,
+            manifest=manifest,
+            layout=layout,
+            on_image=bar.update,
         )
     noun = "phantom" if count == 1 else "phantoms"
     path = shlex.quote(str(manifest))

@@ -34,11 +34,13 @@ class FileVersion:
     """Which file it is, without its content: equal for as long as it is unchanged.
 
     Attributes:
-      size_bytes: As its file system says.
-      version: Time of modification in ns since 1970.
+      size_bytes: As its file system says; None for a member of an archive that was not
+        looked into.
+      version: Time of modification in ns since 1970; of a member that of the archive, and
+        after a dash the archive's size in bytes.
     """
 
-    size_bytes: int
+    size_bytes: int | None
     version: str
 
 
@@ -62,7 +64,7 @@ def file_version(path: str | os.PathLike) -> FileVersion:
       ImageError: There is no such file, it is not a regular one, or it may not be
         looked at; a TransientError if another attempt may find it.
     """
-    with _naming_errors():
+    with naming_errors():
         try:
             status = os.stat(path)
         except ValueError as error:
@@ -98,7 +100,7 @@ def read_content(
       on_progress: Called after each piece.
     """
     check_size(version.size_bytes)
-    with _naming_errors(), open(path, "rb") as file:
+    with naming_errors(), open(path, "rb") as file:
         return read_whole(file, on_progress)
 
 
@@ -134,7 +136,7 @@ def check_size(size_bytes: int) -> None:
 
 
 @contextmanager
-def _naming_errors() -> Iterator[None]:
+def naming_errors() -> Iterator[None]:
     """Turns what the operating system says of a file into the error of an image."""
     try:
         yield

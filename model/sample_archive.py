@@ -2,13 +2,20 @@
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import io
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 
 from model.phantoms import Phantom, draw_phantom
 from schemas.errors import InputError
+
+LAYOUTS = ("files", "tar")
+"""How the images of an archive can lie: a file each, or together in a tar archive."""
 
 _JPEG_EVERY = 4
 """Each fourth image is a JPEG, so that both decoders are exercised."""
@@ -23,6 +30,7 @@ def write_sample_archive(
     seed: int,
     size: int,
     manifest: Path,
+    layout: str = "files",
     on_image: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes `count` phantoms, `boxes.csv` and a manifest.
@@ -32,30 +40,32 @@ def write_sample_archive(
     archives can be joined.
 
     Args:
-      folder: New or empty; images go to `images/` in it.
+      folder: New or empty; images go to `images/` in it, or in its `images.tar`.
       count: Number of phantoms.
       seed: Names the archive; the same seed gives the same files.
       size: Height and width in pixels.
       manifest: CSV to write; image paths in it are relative to its folder where
         they lie inside it.
+      layout: One of `LAYOUTS`: a file an image, or all in `images.tar`.
       on_image: Called after each image, for progress.
 
     Raises:
       InputError: `folder` holds something already, or `manifest` is there.
     """
     _check_free(folder, manifest)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     rows, boxes = [], []
-    for index in range(count):
-        phantom = draw_phantom(seed, index, size)
-        image_id = f"phantom-s{seed}-{index:05d}"
-        path = _write_image(folder / "images", image_id, index, phantom)
-        patient = f"phantom-s{seed}-p{index // _IMAGES_A_PATIENT:05d}"
-        uri = _relative_to(path, manifest.parent)
-        rows.append((image_id, uri, patient, "PA", "|".join(phantom.findings)))
-        boxes += ((image_id, *dataclasses.astuple(box)) for box in phantom.boxes)
-        on_image()
+    with _writer(folder, layout) as write:
+        for index in range(count):
+            phantom = draw_phantom(seed, index, size)
+            image_id = f"phantom-s{seed}-{index:05d}"
+            path = write(*_encoded(image_id, index, phantom))
+            patient = f"phantom-s{seed}-p{index // _IMAGES_A_PATIENT:05d}"
+            uri = _relative_to(path, manifest.parent)
+            rows.append((image_id, uri, patient, "PA", "|".join(phantom.findings)))
+            boxes += ((image_id, *dataclasses.astuple(box)) for box in phantom.boxes)
+            on_image()
     _write_csv(folder / "boxes.csv", ("image_id", "finding", "x", "y", "width", "height"), boxes)
     # Last, so that an archive with a manifest is a whole one.
     _write_csv(manifest, ("image_id", "uri", "patient_id", "view_position", "labels"), rows)
@@ -81,16 +91,39 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> N
         writer.writerows(rows)
 
 
-def _write_image(folder: Path, image_id: str, index: int, phantom: Phantom) -> Path:
-    image = Image.fromarray(phantom.pixels)
-    if index % _JPEG_EVERY == _JPEG_EVERY - 1:
-        path = folder / f"{image_id}.jpg"
-        image.save(path, quality=92)
+@contextmanager
+def _writer(folder: Path, layout: str) -> Iterator[Callable[[str, bytes], Path]]:
+    """Gives what writes an image by its name and bytes, and returns where it is."""
+    if layout == "tar":
+        with tarfile.open(folder / "images.tar", "w") as tar:
+            yield functools.partial(_add_member, folder, tar)
     else:
-        path = folder / f"{image_id}.png"
-        # Noise does not compress; a higher level would only take longer.
-        image.save(path, compress_level=1)
+        (folder / "images").mkdir()
+        yield functools.partial(_write_file, folder / "images")
+
+
+def _add_member(folder: Path, tar: tarfile.TarFile, name: str, data: bytes) -> Path:
+    member = tarfile.TarInfo(f"images/{name}")  # of 1970, so that the same seed is the same file
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+    return folder / f"images.tar#{member.name}"
+
+
+def _write_file(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(data)
     return path
+
+
+def _encoded(image_id: str, index: int, phantom: Phantom) -> tuple[str, bytes]:
+    """Returns the file name and bytes of a phantom."""
+    image, buffer = Image.fromarray(phantom.pixels), io.BytesIO()
+    if index % _JPEG_EVERY == _JPEG_EVERY - 1:
+        image.save(buffer, "JPEG", quality=92)
+        return f"{image_id}.jpg", buffer.getvalue()
+    # Noise does not compress; a higher level would only take longer.
+    image.save(buffer, "PNG", compress_level=1)
+    return f"{image_id}.png", buffer.getvalue()
 
 
 def _relative_to(path: Path, folder: Path) -> str:

@@ -17,6 +17,7 @@ from pipeline.planning import WorkPlan
 from pipeline.rows import ApplyThresholds, reject_row
 from pipeline.runner import Runner, counter
 from pipeline.scoring import ScoreImages
+from pipeline.sharding import in_shards
 from pipeline.staging import StageRows
 from pipeline.stopping import STOP
 from pipeline.workers import ALONE, Workers, hand_out
@@ -53,7 +54,7 @@ class ScoringJob:
 
 
 class ReadManifest(beam.PTransform):
-    """Rows of a checked manifest.
+    """Rows of a checked manifest; those of a shard together.
 
     The only shuffle of the whole pipeline is here, where a row is a hundred bytes.
 
@@ -72,7 +73,7 @@ class ReadManifest(beam.PTransform):
         return (
             pipeline
             | "RowGroups" >> beam.Create(self._row_groups, reshuffle=False)
-            | "ReadRowGroup" >> beam.FlatMap(lambda index: read_row_group(path, index))
+            | "ReadRowGroup" >> beam.FlatMap(lambda index: in_shards(read_row_group(path, index)))
             | "ShuffleRows" >> beam.Reshuffle()
         )
 

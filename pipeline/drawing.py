@@ -17,12 +17,16 @@ from PIL import Image
 from model.decoding import decode_grey
 from model.overlays import overlay_jpeg, overlay_name
 from model.thresholds import Thresholds
+from pipeline.budget import Budget
 from pipeline.database import STAGED_PARTS
-from pipeline.images import READS_RETRIED
+from pipeline.elements import ReadImage, Shard
+from pipeline.images import MOST_READ_BYTES, READS_RETRIED
 from pipeline.layout import RunPaths, write_atomically
 from pipeline.ledger import Ledger
 from pipeline.read_ahead import ReadAhead, TimedOut
 from pipeline.runner import Runner
+from pipeline.shard_reader import ShardReader
+from pipeline.sharding import in_shards, write_row_groups
 from pipeline.source import read_source
 from pipeline.staging import StageRows
 from pipeline.stopping import STOP
@@ -68,7 +72,7 @@ def plan_drawings(
     plan: Path,
     manifest: Path,
 ) -> int:
-    """Writes which images to draw, in order of their rank.
+    """Writes which images to draw, in order of their rank; shards come last.
 
     Args:
       connection: Holds what the ledger kept.
@@ -83,26 +87,51 @@ def plan_drawings(
     if not (ledger.parts["scores"] and settings.top and settings.limit):
         return 0
     scores = ", ".join(f's."{score_column(finding)}"' for finding in FINDINGS)
-    reader = connection.sql(
+    query = (
         "WITH ranked AS ("
         f"SELECT s.image_id, source_version, [{scores}] AS scores, cams, abnormality"
-        f" FROM {STAGED_PARTS} s"
+        f" FROM {STAGED_PARTS.replace('?', '$parts')} s"
         " JOIN kept ON kept.part = s._part AND kept.number = s.file_row_number"
-        " WHERE flagged ORDER BY abnormality DESC, s.image_id LIMIT ?)"
-        " SELECT ranked.image_id, m.uri, ranked.source_version, ranked.scores, ranked.cams"
-        " FROM ranked JOIN read_parquet(?, hive_partitioning=false) m"
-        " ON m.image_id = ranked.image_id"
-        " ORDER BY ranked.abnormality DESC, ranked.image_id",
-        params=[ledger.parts["scores"], settings.limit, glob.escape(str(manifest))],
-    ).to_arrow_reader(_ROWS_A_GROUP)
-    with pq.ParquetWriter(plan, reader.schema, compression="zstd") as writer:
-        for batch in reader:
-            writer.write_table(pa.Table.from_batches([batch]), row_group_size=_ROWS_A_GROUP)
-    return pq.ParquetFile(plan).num_row_groups
+        " WHERE flagged ORDER BY abnormality DESC, s.image_id LIMIT $most)"
+        " SELECT ranked.image_id, m.uri, ranked.source_version, ranked.scores, ranked.cams,"
+        " ranked.abnormality FROM ranked"
+        " JOIN read_parquet($manifest, hive_partitioning=false) m ON m.image_id = ranked.image_id"
+    )
+    return write_row_groups(
+        connection,
+        query,
+        {
+            "parts": ledger.parts["scores"],
+            "most": settings.limit,
+            "manifest": glob.escape(str(manifest)),
+        },
+        columns=[field.name for field in dataclasses.fields(PlannedImage)],
+        order="abnormality DESC, image_id",
+        path=plan,
+        rows_a_group=_ROWS_A_GROUP,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """An image to draw.
+
+    Attributes:
+      uri: Where it is.
+      source_version: Which version of it was scored.
+      scores: 15, in the order of `FINDINGS`.
+      cams: As in the scores table: those of flagged findings, highest score first.
+    """
+
+    image_id: str
+    uri: str
+    source_version: str
+    scores: list[float]
+    cams: list[dict]
 
 
 class DrawOverlays(beam.PTransform):
-    """Planned images in; JPEGs in `folder`, and a row of `DRAWN_SCHEMA` a finding, out.
+    """Planned images and shards in; JPEGs, and a row of `DRAWN_SCHEMA` a finding, out.
 
     A retry writes the same files again. After a request to stop (`pipeline.stopping`)
     no more is drawn.
@@ -134,10 +163,13 @@ class _DrawDoFn(beam.DoFn):
 
     def setup(self):
         self._ahead = ReadAhead(self._draw, threads=self._threads, depth=2 * self._threads)
+        self._bytes = Budget(MOST_READ_BYTES)
 
-    def process(self, planned: dict):
-        for drawn in STOP.until_requested(self._ahead.put(planned)):
-            yield from self._rows(drawn)
+    def process(self, work: PlannedImage | Shard):
+        found = ShardReader(work, self._bytes) if isinstance(work, Shard) else [(work, None)]
+        for item, watch in STOP.until_requested(found):
+            for drawn in STOP.until_requested(self._ahead.put(item, watch)):
+                yield from self._rows(drawn)
 
     def finish_bundle(self):
         for drawn in STOP.until_requested(self._ahead.drain()):
@@ -146,14 +178,18 @@ class _DrawDoFn(beam.DoFn):
     def teardown(self):
         self._ahead.close()
 
-    def _draw(self, planned: dict, watch: Watch) -> tuple[list[dict], Watch]:
-        rows = draw_image(planned, self._paths, self._thresholds, self._settings, watch)
-        return list(rows), watch
+    def _draw(self, item: PlannedImage | ReadImage, watch: Watch) -> tuple[list[dict], Watch]:
+        try:
+            rows = draw_image(item, self._paths, self._thresholds, self._settings, watch)
+            return list(rows), watch
+        finally:
+            self._bytes.give_back(watch)
 
     def _rows(self, drawn: tuple[list[dict], Watch] | TimedOut) -> list[dict]:
         if isinstance(drawn, TimedOut):
-            cams = drawn.item["cams"][: self._settings.top]
-            rows = [_not_drawn(drawn.item, cam["finding"], drawn.error.reason) for cam in cams]
+            planned = _planned(drawn.item)
+            cams = planned.cams[: self._settings.top]
+            rows = [_not_drawn(planned, cam["finding"], drawn.error.reason) for cam in cams]
             watch = drawn.watch
         else:
             rows, watch = drawn
@@ -162,17 +198,18 @@ class _DrawDoFn(beam.DoFn):
 
 
 def draw_image(
-    planned: dict,
+    item: PlannedImage | ReadImage,
     paths: RunPaths,
     thresholds: dict[str, float],
     settings: DrawingSettings,
     watch: Watch,
 ) -> Iterator[dict]:
     """Draws the highest-scored findings of one image; gives a row of `DRAWN_SCHEMA` each."""
-    grey, reason = _read_grey(planned, watch)
+    planned = _planned(item)
+    grey, reason = _read_grey(item, watch)
     # Not to be given up from here on: a file written after that would be in no row.
     watch.begin(None)
-    for cam in planned["cams"][: settings.top]:
+    for cam in planned.cams[: settings.top]:
         finding = cam["finding"]
         jpeg = None
         if grey is not None:
@@ -180,40 +217,46 @@ def draw_image(
                 grey,
                 np.array(cam["grid"], np.float32).reshape(CAM_SIDE, CAM_SIDE),
                 finding=finding,
-                score=planned["scores"][FINDINGS.index(finding)],
+                score=planned.scores[FINDINGS.index(finding)],
                 threshold=thresholds[finding],
                 note=settings.note,
             )
         if jpeg is None:
             yield _not_drawn(planned, finding, reason)
             continue
-        name = overlay_name(planned["image_id"], finding)
+        name = overlay_name(planned.image_id, finding)
         path = paths.built("gradcam") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, jpeg)
         published = paths.published("gradcam") / name
         yield {
-            "image_id": planned["image_id"],
+            "image_id": planned.image_id,
             "finding": finding,
             "overlay": published.relative_to(paths.output).as_posix(),
             "reason": None,
         }
 
 
-def _not_drawn(planned: dict, finding: str, reason: str) -> dict:
+def _planned(item: PlannedImage | ReadImage) -> PlannedImage:
+    return item.row if isinstance(item, ReadImage) else item
+
+
+def _not_drawn(planned: PlannedImage, finding: str, reason: str) -> dict:
     return {
-        "image_id": planned["image_id"],
+        "image_id": planned.image_id,
         "finding": finding,
         "overlay": None,
         "reason": str(reason),
     }
 
 
-def _read_grey(planned: dict, watch: Watch) -> tuple[Image.Image | None, str]:
+def _read_grey(item: PlannedImage | ReadImage, watch: Watch) -> tuple[Image.Image | None, str]:
     """Returns the image if it still is the one scored, and why a finding is not drawn."""
     try:
-        source = read_source(planned["uri"], watch)
-        if source.version.version != planned["source_version"]:
+        source = item.source if isinstance(item, ReadImage) else read_source(item.uri, watch)
+        if isinstance(source, ImageError):
+            return None, source.reason.value
+        if source.version.version != _planned(item).source_version:
             return None, SOURCE_CHANGED
         watch.begin(Stage.DECODE)
         return decode_grey(source.data).image, NO_ATTENTION
@@ -246,5 +289,6 @@ def draw_overlays(
     )
 
 
-def _read_plan(plan: Path, group: int) -> list[dict]:
-    return pq.ParquetFile(plan).read_row_group(group).to_pylist()
+def _read_plan(plan: Path, group: int) -> Iterator[PlannedImage | Shard]:
+    rows = pq.ParquetFile(plan).read_row_group(group).to_pylist()
+    return in_shards(PlannedImage(**row) for row in rows)

@@ -1,11 +1,39 @@
 """What flows through the pipeline."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
+from model.reading import SourceFile
 from pipeline.manifest import ManifestRow
 from schemas.rejects import ImageError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shard:
+    """Images in one archive that is read from its start, by one worker.
+
+    Attributes:
+      archive: Its uri.
+      rows: Each with an `image_id` and a `uri` that names a member of it.
+    """
+
+    archive: str
+    rows: tuple
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReadImage:
+    """An image that was read from an archive and not decoded yet.
+
+    Attributes:
+      row: Of the shard.
+      source: Its bytes, or why there are none.
+    """
+
+    row: Any
+    source: SourceFile | ImageError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -14,7 +42,7 @@ class ImageFacts:
 
     Attributes:
       width, height: Of the whole image, in pixels, as displayed.
-      size_bytes: Of the file.
+      size_bytes: Of the file, or of the member of an archive.
       source_version: Which version of the file was read.
       content_sha256: Of the file's bytes, 64 hex digits.
       mean_intensity, std_intensity: Of the network's input, 0 to 255.

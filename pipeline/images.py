@@ -2,16 +2,19 @@
 
 import functools
 import hashlib
+from collections.abc import Iterable
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
 from model.preprocessing import prepare
+from model.reading import SourceFile
 from pipeline.budget import Budget
-from pipeline.elements import ImageFacts, LoadedImage, RejectedImage
+from pipeline.elements import ImageFacts, LoadedImage, ReadImage, RejectedImage, Shard
 from pipeline.manifest import ManifestRow
 from pipeline.read_ahead import ReadAhead, TimedOut
+from pipeline.shard_reader import ShardReader
 from pipeline.source import read_source
 from pipeline.stopping import STOP
 from pipeline.watch import Watch
@@ -31,7 +34,7 @@ READS_RETRIED = "reads_retried"
 
 
 class LoadImages(beam.PTransform):
-    """Manifest rows in; loaded images and rejected ones out.
+    """Manifest rows and shards of them in; loaded images and rejected ones out.
 
     A retry reads the files again. Tags keep both outputs in the stage that scores,
     so that no pixel is ever stored between stages. Images come in order, but for those
@@ -68,15 +71,18 @@ class LoadImageDoFn(beam.DoFn):
         self._retried = Metrics.counter("prescreen", READS_RETRIED)
 
     def setup(self):
+        self._loader = ImageLoader(self._threads)
         self._ahead = ReadAhead(
-            ImageLoader(self._threads),
+            self._loader,
             threads=min(max(READS_AT_ONCE, self._threads), self._read_ahead),
             depth=self._read_ahead,
         )
 
-    def process(self, row: ManifestRow):
-        for image in STOP.until_requested(self._ahead.put(row)):
-            yield self._tagged(image)
+    def process(self, work: ManifestRow | Shard):
+        found = self._loader.read(work) if isinstance(work, Shard) else [(work, None)]
+        for item, watch in STOP.until_requested(found):
+            for image in STOP.until_requested(self._ahead.put(item, watch)):
+                yield self._tagged(image)
 
     def finish_bundle(self):
         for image in STOP.until_requested(self._ahead.drain()):
@@ -87,7 +93,7 @@ class LoadImageDoFn(beam.DoFn):
 
     def _tagged(self, image, wrap=lambda image: image):
         if isinstance(image, TimedOut):
-            image = _rejected(image.item, image.error, image.watch)
+            image = _rejected(_row_of(image.item), image.error, image.watch)
         self._retried.inc(image.attempts - 1)
         if isinstance(image, RejectedImage):
             self._rejected.inc()
@@ -108,23 +114,31 @@ class ImageLoader:
         self._bytes = Budget(MOST_READ_BYTES)
         self._decoders = Budget(decoders)
 
-    def __call__(self, row: ManifestRow, watch: Watch) -> LoadedImage | RejectedImage:
+    def read(self, shard: Shard) -> Iterable[tuple[ReadImage, Watch]]:
+        """Returns what to call this with, for each row of a shard, as it is read."""
+        return ShardReader(shard, self._bytes)
+
+    def __call__(self, item: ManifestRow | ReadImage, watch: Watch) -> LoadedImage | RejectedImage:
         """Returns the image of a manifest row; a bad one comes back rejected.
 
         Args:
-          row: Whose image.
+          item: Whose image, to be read here where it was not yet.
           watch: Told how far it is.
         """
         try:
-            return self._load(row, watch)
+            if isinstance(item, ManifestRow):
+                make_room = functools.partial(self._make_room, watch)
+                return self._decode(item, read_source(item.uri, watch, make_room), watch)
+            if isinstance(item.source, ImageError):
+                raise item.source
+            return self._decode(item.row, item.source, watch)
         except ImageError as error:
-            return _rejected(row, error, watch)
+            return _rejected(_row_of(item), error, watch)
         finally:
             self._bytes.give_back(watch)
             self._decoders.give_back(watch)
 
-    def _load(self, row: ManifestRow, watch: Watch) -> LoadedImage:
-        source = read_source(row.uri, watch, functools.partial(self._make_room, watch))
+    def _decode(self, row: ManifestRow, source: SourceFile, watch: Watch) -> LoadedImage:
         self._decoders.take(watch, 1)
         watch.begin(Stage.DECODE)
         image = prepare(source.data)
@@ -148,6 +162,10 @@ class ImageLoader:
 def load_image(row: ManifestRow) -> LoadedImage | RejectedImage:
     """Returns the image of a manifest row, read and decoded alone; a bad one rejected."""
     return ImageLoader(decoders=1)(row, Watch())
+
+
+def _row_of(item: ManifestRow | ReadImage) -> ManifestRow:
+    return item.row if isinstance(item, ReadImage) else item
 
 
 def _rejected(row: ManifestRow, error: ImageError, watch: Watch) -> RejectedImage:

@@ -1,14 +1,16 @@
-"""Listing images into a manifest: folders, globs, prefixes, single files, the NIH CSV.
+"""Listing images into a manifest: folders, globs, prefixes, archives, the NIH CSV.
 
 Files are listed in an order of their names, so that the manifest of one archive is
 the same file each time. A single folder is listed without holding its files' names
 in memory; where there are several sources every path is remembered, to list each
-file once. Linked folders are not entered; each counts as one that was left out.
+file once. A tar archive is listed as its members, wherever it is found. Linked folders
+are not entered; each counts as one that was left out.
 """
 
 import collections
 import contextlib
 import glob
+import logging
 import os
 import shutil
 import tempfile
@@ -21,8 +23,22 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline.manifest import NIH_COLUMNS, ManifestRow, check_manifest, read_row_group
 from pipeline.manifest_formats import Row, manifest_columns, manifest_format, write_rows
-from pipeline.uris import has_scheme, image_id_of, manifest_folder, resolve_uri
+from pipeline.source import open_source
+from pipeline.tar_files import list_members, read_members
+from pipeline.uris import (
+    has_scheme,
+    image_id_of,
+    is_archive,
+    is_gzipped,
+    is_streamed,
+    manifest_folder,
+    resolve_uri,
+    split_member,
+)
 from schemas.errors import InputError
+from schemas.rejects import ImageError
+
+_log = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
 """What a file's name must end in, in either case, to be listed."""
@@ -41,10 +57,12 @@ def list_images(sources: Sequence[str], *, output: str, images: str | None = Non
 
     Args:
       sources: Folders, globs, prefixes ending in `/` of any scheme that Beam's
-        FileSystems know, and single images; or the NIH `Data_Entry` CSV alone.
+        FileSystems know, tar archives, and single images; or the NIH `Data_Entry` CSV
+        alone.
       output: CSV, TSV, JSON lines or Parquet to write, by extension; appears
         whole or not at all.
-      images: Folder that holds the images of the NIH CSV, at any depth.
+      images: Folder that holds the images of the NIH CSV, or archives of them, at any
+        depth.
 
     Raises:
       InputError: A source is missing, matches nothing, or cannot be listed.
@@ -119,14 +137,55 @@ def _holding_images(source: str, paths: Iterator[str]) -> Iterator[str]:
 
 
 def _paths(source: str) -> Iterator[str]:
+    """Returns the absolute paths or uris of the files of a source, and of archives' members."""
+    files = _files(source)  # a missing source is found here and now
+    return (path for file in files for path in _opened(file, source))
+
+
+def _opened(file: str, source: str) -> Iterable[str]:
+    """Returns a file as it is, or the uris of an archive's members, once each.
+
+    Warns where damage hides the rest of them.
+    """
+    if not is_archive(file):
+        return (file,)
+    names, damage = _member_names(file)
+    if damage and not names:
+        raise InputError(
+            "source must hold archives that can be read. Received:"
+            f" source={source!r}, with one that cannot ({damage}). Check it, or copy it again."
+        ) from damage
+    if damage:
+        _log.warning(
+            "source=%r holds an archive of which only %d members can be listed (%s).",
+            source,
+            len(names),
+            damage,
+        )
+    return (f"{file}#{name}" for name in names)
+
+
+def _member_names(archive: str) -> tuple[Iterable[str], ImageError | None]:
+    """Returns the names of an archive's members, and what hides the rest."""
+    if not is_streamed(f"{archive}#"):
+        try:
+            return list_members(archive)
+        except ImageError as error:
+            return (), error
+    names: dict[str, None] = {}
+    try:
+        with open_source(archive) as file:
+            for member in read_members(file, gzipped=is_gzipped(archive)):
+                names[member.name] = None
+    except ImageError as error:
+        return names, error
+    return names, None
+
+
+def _files(source: str) -> Iterator[str]:
     """Returns the absolute paths or uris of the files of a source."""
     if os.path.isdir(source):
         return _walk(os.path.abspath(source))
-    if source.lower().endswith((".tar", ".tar.gz", ".tgz")):
-        raise InputError(
-            "source must not be a tar archive, which cannot be listed yet. Received: source="
-            f"{source!r}. Unpack it and list the folder."
-        )
     if has_scheme(source):
         return _remote_paths(source)
     if os.path.exists(source):
@@ -134,8 +193,8 @@ def _paths(source: str) -> Iterator[str]:
     if glob.has_magic(source):
         return _glob_paths(source)
     raise InputError(
-        "source must be a folder, a glob, a prefix, an image or the NIH CSV. Received: source="
-        f"{source!r}, which does not exist. Check the path."
+        "source must be a folder, a glob, a prefix, an archive, an image or the NIH CSV."
+        f" Received: source={source!r}, which does not exist. Check the path."
     )
 
 
@@ -211,7 +270,8 @@ def _files_by_name(images: str, names: set[str]) -> dict[str, str]:
     """Returns the path of each file below `images` that is called one of `names`."""
     files, doubled = {}, []
     for path in _paths(images.rstrip("/") + "/" if has_scheme(images) else images):
-        name = path.rpartition("/")[2]
+        file, member = split_member(path)
+        name = (file if member is None else member).rpartition("/")[2]
         if name in names and files.setdefault(name, path) != path:
             doubled.append(name)
     if doubled:

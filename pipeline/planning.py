@@ -24,7 +24,9 @@ from pipeline.manifest import CheckedManifest
 from pipeline.manifest_formats import ROW_GROUP_ROWS
 from pipeline.read_ahead import ReadAhead, TimedOut
 from pipeline.runner import Runner
+from pipeline.sharding import has_shards, write_row_groups
 from pipeline.source import source_version
+from pipeline.uris import is_streamed
 from pipeline.watch import Watch
 from schemas.errors import InputError
 from schemas.rejects import ImageError, Reason, Stage
@@ -82,6 +84,13 @@ def plan_work(
     Raises:
       InputError: The files of a published run are not all there.
     """
+    plan = _plan(paths, manifest, holders, runner)
+    return dataclasses.replace(plan, work=_gather_shards(paths, plan.work))
+
+
+def _plan(
+    paths: RunPaths, manifest: CheckedManifest, holders: Sequence[dict] | None, runner: Runner
+) -> WorkPlan:
     shutil.rmtree(paths.plan, ignore_errors=True)
     earlier = [part for table in TABLES for part in staged_parts(paths.parts(table))]
     if not (earlier or holders):
@@ -102,6 +111,25 @@ def plan_work(
     )
 
 
+def _gather_shards(paths: RunPaths, work: CheckedManifest) -> CheckedManifest:
+    """Returns the work with each shard in a row group, so that its archive is read once."""
+    path = paths.plan / "sharded.parquet"
+    rows = "SELECT * FROM read_parquet($work, file_row_number=true, hive_partitioning=false)"
+    with connect(paths.plan) as connection:
+        if not has_shards(connection, rows, {"work": work.path}):
+            return work
+        groups = write_row_groups(
+            connection,
+            rows,
+            {"work": work.path},
+            columns=manifest_schema(work.carried).names,
+            order="file_row_number",
+            path=path,
+            rows_a_group=ROW_GROUP_ROWS,
+        )
+    return dataclasses.replace(work, path=str(path), row_groups=groups)
+
+
 def divide_work(paths: RunPaths, plan: WorkPlan, workers: int, batch_size: int) -> WorkPlan:
     """Returns a plan in row groups so small that workers are all busy to the end.
 
@@ -109,7 +137,8 @@ def divide_work(paths: RunPaths, plan: WorkPlan, workers: int, batch_size: int) 
       paths: Of the run.
       plan: What to score, in row groups of any size.
       workers: Processes that take a row group at a time.
-      batch_size: Images a batch; a row group has whole ones.
+      batch_size: Images a batch; a row group has whole ones, unless it is a shard, which
+        stays whole.
     """
     batches = math.ceil(plan.work.rows / (workers * _GROUPS_A_WORKER * batch_size))
     rows = batches * batch_size
@@ -122,7 +151,9 @@ def divide_work(paths: RunPaths, plan: WorkPlan, workers: int, batch_size: int) 
         pq.ParquetWriter(path, source.schema_arrow, compression="zstd") as writer,
     ):
         for group in range(source.num_row_groups):
-            writer.write_table(source.read_row_group(group), row_group_size=rows)
+            table = source.read_row_group(group)
+            is_shard = is_streamed(table["uri"][0].as_py())
+            writer.write_table(table, row_group_size=len(table) if is_shard else rows)
     groups = pq.read_metadata(path).num_row_groups
     work = dataclasses.replace(plan.work, path=str(path), row_groups=groups)
     return dataclasses.replace(plan, work=work)
@@ -297,7 +328,8 @@ def is_unchanged(row: dict, watch: Watch) -> bool:
         now = source_version(row["uri"], watch)
     except ImageError:
         return held == (None, None)  # it could not be found then, and cannot be now
-    return held == (now.size_bytes, now.version)
+    size_bytes = row["size_bytes"] if now.size_bytes is None else now.size_bytes
+    return held == (size_bytes, now.version)
 
 
 def _merge(

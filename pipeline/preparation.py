@@ -29,6 +29,7 @@ from pipeline.manifest import CheckedManifest, ManifestRow, check_manifest, read
 from pipeline.manifest_formats import manifest_columns
 from pipeline.rows import reject_row
 from pipeline.runner import Runner
+from pipeline.sharding import in_shards
 from pipeline.staging import StageRows
 from schemas.contract import STANDARD_CONTRACT
 from schemas.errors import InputError
@@ -161,7 +162,7 @@ class PrepareRows(beam.PTransform):
         loaded = (
             pipeline
             | "RowGroups" >> beam.Create(self._row_groups, reshuffle=False)
-            | "ReadSlots" >> beam.FlatMap(lambda group: read_slots(path, group))
+            | "ReadSlots" >> beam.FlatMap(lambda group: in_shards(read_slots(path, group)))
             | "ShuffleRows" >> beam.Reshuffle()
             | LoadImages(threads=self._threads, read_ahead=_READ_AHEAD)
         )

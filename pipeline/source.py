@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
@@ -16,10 +16,12 @@ from model.reading import (
     SourceFile,
     check_size,
     file_version,
+    naming_errors,
     read_content,
     read_whole,
 )
-from pipeline.uris import has_scheme
+from pipeline.tar_files import read_member
+from pipeline.uris import has_scheme, split_member
 from pipeline.watch import GivenUp, Watch
 from schemas.rejects import ImageError, Reason, TransientError
 
@@ -46,7 +48,8 @@ def source_version(
     as a read is.
 
     Args:
-      uri: A local path, or a URL of any scheme that Beam's FileSystems know.
+      uri: A local path, a URL of any scheme that Beam's FileSystems know, or a member of
+        an archive there, of which only the archive is looked at.
       watch: Told how far it is.
       sleep: Waits for that many seconds.
 
@@ -54,7 +57,7 @@ def source_version(
       ImageError: There is no such file, it is not a regular one, or it may not be
         looked at.
     """
-    return _with_retries(lambda watch: _look_up(uri), watch or Watch(), sleep)
+    return _with_retries(lambda watch: look_up(uri), watch or Watch(), sleep)
 
 
 def read_source(
@@ -69,7 +72,8 @@ def read_source(
     Errors that a moment may mend are met by `len(PAUSES_S) + 1` attempts in all.
 
     Args:
-      uri: A local path, or a URL of any scheme that Beam's FileSystems know.
+      uri: A local path, a URL of any scheme that Beam's FileSystems know, or a member of
+        a plain local archive.
       watch: Told how far it is; knows the file's version also where reading fails.
       make_room: Called in each attempt with the file's size, before its content is read;
         may wait.
@@ -96,10 +100,21 @@ def _with_retries(
     return attempt(watch)
 
 
-def _look_up(uri: str) -> FileVersion:
-    if not has_scheme(uri):
-        return file_version(uri)
-    with _naming_errors():
+def look_up(uri: str) -> FileVersion:
+    """Returns what `source_version` does, by one attempt.
+
+    Raises:
+      ImageError: As there; a TransientError if another attempt may succeed.
+    """
+    path, member = split_member(uri)
+    version = _look_up_remote(path) if has_scheme(path) else file_version(path)
+    if member is None:
+        return version
+    return FileVersion(None, f"{version.version}-{version.size_bytes}")
+
+
+def _look_up_remote(uri: str) -> FileVersion:
+    with _naming_remote_errors():
         # Not match, which would take brackets in a name for a pattern.
         found = FileSystems.get_filesystem(uri).metadata(uri)
     # Exact: a float of seconds times 1e9 is not.
@@ -107,21 +122,52 @@ def _look_up(uri: str) -> FileVersion:
     return FileVersion(found.size_in_bytes, str(modified_ns))
 
 
+@contextmanager
+def open_source(uri: str) -> Iterator[BinaryIO]:
+    """Gives a file to read, local or remote; raises what reading it raises as an ImageError.
+
+    Raises:
+      ImageError: As `read_source` does; a TransientError if another attempt may succeed.
+    """
+    if has_scheme(uri):
+        with (
+            _naming_remote_errors(),
+            FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file,
+        ):
+            yield file
+    else:
+        with naming_errors(), open(uri, "rb") as file:
+            yield file
+
+
 def _read(uri: str, watch: Watch, make_room: Callable[[int], None]) -> SourceFile:
-    version = watch.version = _look_up(uri)
+    version = watch.version = look_up(uri)
+    path, member = split_member(uri)
+    if member is not None:
+        return _read_member(path, member, watch, make_room)
     check_size(version.size_bytes)
     make_room(version.size_bytes)
     if not has_scheme(uri):
         return SourceFile(read_content(uri, version, watch.moved), version)
-    with (
-        _naming_errors(),
-        FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED) as file,
-    ):
+    with open_source(uri) as file:
         return SourceFile(read_whole(file, watch.moved), version)
 
 
+def _read_member(
+    path: str, name: str, watch: Watch, make_room: Callable[[int], None]
+) -> SourceFile:
+    archive = watch.version
+
+    def begin(size_bytes: int) -> None:
+        watch.version = FileVersion(size_bytes, archive.version)
+        make_room(size_bytes)
+
+    content = read_member(path, name, archive, begin, watch.moved)
+    return SourceFile(content, watch.version)
+
+
 @contextmanager
-def _naming_errors() -> Iterator[None]:
+def _naming_remote_errors() -> Iterator[None]:
     """Turns what a remote file system raises into the error of an image."""
     try:
         yield

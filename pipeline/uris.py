@@ -5,12 +5,38 @@ import os
 import re
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_ARCHIVE_END = re.compile(r"\.(?:tar|tar\.gz|tgz)(?=#)", re.IGNORECASE)
+_ARCHIVE_ENDS = (".tar", ".tar.gz", ".tgz")
+_ARCHIVE_END = re.compile(rf"(?:{'|'.join(map(re.escape, _ARCHIVE_ENDS))})(?=#)", re.IGNORECASE)
 
 
 def has_scheme(uri: str) -> bool:
     """Returns whether `uri` begins as `gs://` does, and so is no local path."""
     return _SCHEME.match(uri) is not None
+
+
+def split_member(uri: str) -> tuple[str, str | None]:
+    """Returns the file that `uri` names, and the member of it where that is a tar archive."""
+    end = _ARCHIVE_END.search(uri)
+    return (uri[: end.end()], uri[end.end() + 1 :]) if end else (uri, None)
+
+
+def is_archive(uri: str) -> bool:
+    """Returns whether `uri` is that of a tar archive, by its ending."""
+    return uri.lower().endswith(_ARCHIVE_ENDS)
+
+
+def is_gzipped(archive: str) -> bool:
+    """Returns whether a tar archive is compressed, by its ending."""
+    return not archive.lower().endswith(".tar")
+
+
+def is_streamed(uri: str) -> bool:
+    """Returns whether `uri` is a member that only reading its archive from the start leads to.
+
+    That of a plain local archive is read alone, at its place.
+    """
+    archive, member = split_member(uri)
+    return member is not None and (is_gzipped(archive) or has_scheme(archive))
 
 
 def manifest_folder(uri: str) -> str:
@@ -28,12 +54,12 @@ def resolve_uri(uri: str, folder: str) -> str:
     """
     if has_scheme(uri):
         return uri
-    archive = _ARCHIVE_END.search(uri)
-    end = archive.end() if archive else len(uri)
-    path, member = uri[:end], uri[end:]
+    path, member = split_member(uri)
     if path.startswith("/") or not has_scheme(folder):
-        return os.path.normpath(os.path.join(folder, path)) + member
-    return _join_remote(folder, path) + member
+        resolved = os.path.normpath(os.path.join(folder, path))
+    else:
+        resolved = _join_remote(folder, path)
+    return resolved if member is None else f"{resolved}#{member}"
 
 
 def image_id_of(uri: str, folder: str) -> str:

@@ -29,13 +29,14 @@ from pipeline.benchmark import (
     WITHOUT_MAPS,
     Stage,
 )
-from pipeline.drawing import DrawingSettings, draw_image
+from pipeline.drawing import DrawingSettings, PlannedImage, draw_image
 from pipeline.elements import LoadedImage
 from pipeline.images import READS_AT_ONCE, ImageLoader, load_image
 from pipeline.layout import RunPaths
 from pipeline.manifest import ManifestRow, check_manifest, read_row_group
 from pipeline.read_ahead import ReadAhead
 from pipeline.run import ScoreOptions, score_manifest
+from pipeline.uris import is_streamed
 from schemas.errors import InputError
 from schemas.findings import FINDINGS
 
@@ -155,22 +156,20 @@ class Workbench:
         views = [scorer.score(batch).views for batch in self._batches(self._tta_images)]
         return float((np.concatenate(views) > 1).mean())
 
-    def _plan_drawings(self) -> Iterator[dict]:
+    def _plan_drawings(self) -> Iterator[PlannedImage]:
         """Gives what `pipeline.drawing` would draw of the first flagged images."""
         vector = threshold_vector(self._thresholds)
         for row, pixels in zip(self._rows[:_MOST_DRAWN], self._pixels, strict=False):
             scored = self._scorers["none"].score(pixels[None])
             flagged = flagged_findings(scored.scores[0], vector)
             if len(flagged):
-                yield {
-                    "image_id": row.image_id,
-                    "uri": row.uri,
-                    "source_version": self._loaded[row.uri].facts.source_version,
-                    "scores": scored.scores[0].tolist(),
-                    "cams": [
-                        {"finding": FINDINGS[k], "grid": scored.cams[0, k].ravel()} for k in flagged
-                    ],
-                }
+                yield PlannedImage(
+                    row.image_id,
+                    row.uri,
+                    self._loaded[row.uri].facts.source_version,
+                    scored.scores[0].tolist(),
+                    [{"finding": FINDINGS[k], "grid": scored.cams[0, k].ravel()} for k in flagged],
+                )
 
     def _draw(self) -> None:
         thresholds = {name: value.threshold for name, value in self._thresholds.items()}
@@ -230,6 +229,12 @@ def _write_manifest(path: Path, rows: Sequence[ManifestRow]) -> None:
 
 
 def _loaded(row: ManifestRow) -> LoadedImage:
+    if is_streamed(row.uri):
+        raise InputError(
+            "A benchmark needs images that are files, or members of plain tar archives here."
+            f" Received: row {int(row.image_id) + 1} of the manifest, in another archive."
+            " Unpack that."
+        )
     image = load_image(row)
     if isinstance(image, LoadedImage):
         return image

@@ -1,6 +1,7 @@
 import csv
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -92,6 +93,24 @@ def test_sample_image_decodes_to_the_phantom(archive, drawn, index):
 def test_sample_same_seed_writes_the_same_bytes(archive, tmp_path):
     run(tmp_path / "again")
     assert read_tree(tmp_path / "again") == read_tree(archive)
+
+
+def test_sample_in_a_tar_archive_holds_the_same_images(archive, tmp_path):
+    dest = tmp_path / "packed"
+    result = run(dest, "--layout", "tar")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in dest.iterdir()) == [
+        "boxes.csv",
+        "images.tar",
+        "manifest.csv",
+    ]
+    with tarfile.open(dest / "images.tar") as tar:
+        found = {member.name: tar.extractfile(member).read() for member in tar}
+    images = sorted((archive / "images").iterdir())
+    assert found == {f"images/{path.name}": path.read_bytes() for path in images}
+    manifest = (archive / "manifest.csv").read_text()
+    packed = manifest.replace(",images/", ",images.tar#images/")
+    assert (dest / "manifest.csv").read_text() == packed
 
 
 def test_sample_fewer_images_writes_the_same_first_images(archive, tmp_path):

@@ -180,6 +180,16 @@ def test_divide_work_groups_are_small_and_hold_every_row_in_order(tmp_path, batc
     assert (work.rows, work.carried) == (70, ("patient_id",))
 
 
+def test_divide_work_leaves_a_shard_whole(tmp_path):
+    uris = [*(f"/{k}.png" for k in range(100)), *(f"/a.tar.gz#{k}.png" for k in range(100))]
+    rows = [manifest_row(str(k), uri) for k, uri in enumerate(uris)]
+    job = make_job(tmp_path, rows, rows_a_group=100)
+    work = divide_work(job.paths, job.plan, 2, 4).work
+    groups = [read_row_group(work.path, group) for group in range(work.row_groups)]
+    assert [row for group in groups for row in group] == rows
+    assert [len(group) for group in groups] == [8] * 12 + [4, 100]
+
+
 def test_divide_work_groups_of_a_wave_are_left_as_they_are(tmp_path, rows):
     job = make_job(tmp_path, rows)
     assert divide_work(job.paths, job.plan, 2, 4096) is job.plan

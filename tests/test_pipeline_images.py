@@ -283,7 +283,7 @@ def hung(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "step", "reason", "is_found"),
     [
-        (source, "_look_up", Reason.READ_TIMEOUT, False),
+        (source, "look_up", Reason.READ_TIMEOUT, False),
         (source, "read_content", Reason.READ_TIMEOUT, True),
         (images, "prepare", Reason.DECODE_TIMEOUT, True),
     ],

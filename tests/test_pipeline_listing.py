@@ -1,9 +1,11 @@
 """Listing: what a source holds is in the manifest, once, and reads back as it was."""
 
 import contextlib
+import gzip
 import io
 import os
 import re
+import tarfile
 import tempfile
 
 import pytest
@@ -249,9 +251,11 @@ BAD_SOURCES = {
     "empty glob": ("gone*", r"at least one image \(.png, .jpg, .jpeg\).*source='gone\*'"),
     "no images": ("texts", "at least one image .*source='texts'"),
     "no image": ("texts/a.txt", "at least one image .*source='texts/a.txt'"),
-    "tar": ("a.tar", "must not be a tar archive, which cannot be listed yet.*source='a.tar'"),
-    "tar.gz": ("gs://b/a.TAR.GZ", "must not be a tar archive"),
-    "tgz": ("a*.tgz", "must not be a tar archive"),
+    "tar": (
+        "a.tar",
+        r"hold archives that can be read.*source='a.tar', .* \(truncated: ",
+    ),
+    "tgz": ("a*.tgz", r"at least one image .*source='a\*.tgz'"),
     "scheme": ("nosuch://b/a/", "must be a place that can be listed.*source='nosuch://b/a/'"),
     "forbidden": ("listing-test://forbidden/", r"can be listed.*'listing-test://forbidden/' \("),
     "no prefix": ("listing-test://b/a", "at least one image .* a prefix must end in /"),
@@ -328,6 +332,76 @@ def test_list_images_into_another_scheme(archive, objects, extension):
         f"listing-test://b/{name}" for name in names
     )
     assert "a.png" in ids(output)
+
+
+# Archives
+
+
+def write_tar(path, *names):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as file:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            file.addfile(info, io.BytesIO(b"data"))
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.TGZ"])
+def test_list_images_archive_is_listed_as_its_members(archive, name):
+    write_tar(archive / name, "./images/b.png", "notes.txt", "a.jpg", "./images/b.png")
+    assert list_images([name], output="m.csv") == Listing(2, 1)
+    assert [(row.image_id, row.uri) for row in read("m.csv")] == [
+        (f"{name}#images/b.png", f"{archive}/{name}#images/b.png"),
+        (f"{name}#a.jpg", f"{archive}/{name}#a.jpg"),
+    ]
+
+
+def test_list_images_archives_are_found_in_folders_and_globs(archive):
+    write_tar(archive / "x/a.tar.gz", "1.png")
+    write_tar(archive / "x/b.tar", "2.png")
+    fill(archive, "x/c.png")
+    for source in ("x", "x/*"):
+        assert list_images([source], output="m.csv") == Listing(3, 0)
+        assert ids("m.csv") == ["x/a.tar.gz#1.png", "x/b.tar#2.png", "x/c.png"]
+
+
+def test_list_images_archive_of_another_scheme(archive, objects):
+    write_tar(archive / "a.tar", "1.png")
+    objects["listing-test://b/x/a.tar"] = (archive / "a.tar").read_bytes()
+    for source in ("listing-test://b/x/", "listing-test://b/x/a.tar"):
+        assert list_images([source], output="m.csv") == Listing(1, 0)
+        assert read("m.csv")[0].uri == "listing-test://b/x/a.tar#1.png"
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_list_images_archive_cut_short_is_listed_so_far_with_a_warning(archive, name, caplog):
+    write_tar(archive / name, "1.png", "2.png")
+    content = (archive / name).read_bytes()
+    if name.endswith(".gz"):
+        content = gzip.compress(gzip.decompress(content), 0)
+    (archive / name).write_bytes(content[:1600])
+    assert list_images([name], output="m.csv") == Listing(2, 0)
+    assert caplog.messages == [
+        f"source={name!r} holds an archive of which only 2 members can be listed"
+        " (truncated: the archive ends before the member does)."
+    ]
+
+
+def test_list_images_archive_without_images_is_rejected(archive):
+    write_tar(archive / "a.tar", "notes.txt")
+    with rejected("source must hold at least one image .* source='a.tar'"):
+        list_images(["a.tar"], output="manifest.csv")
+
+
+def test_list_images_nih_images_in_archives(archive):
+    write_nih(archive, NIH_ROWS)
+    write_tar(archive / "nih/images_001.tar.gz", "images/1_001.png", "images/other.png")
+    write_tar(archive / "nih/images_002.tar.gz", "1_000.png")
+    assert list_images(["labels.csv"], output="m.csv", images="nih") == Listing(2, 1)
+    assert [(row.image_id, row.uri) for row in read("m.csv")] == [
+        ("1_000.png", f"{archive}/nih/images_002.tar.gz#1_000.png"),
+        ("1_001.png", f"{archive}/nih/images_001.tar.gz#images/1_001.png"),
+    ]
 
 
 # The NIH CSV

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tarfile
 import types
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.bundle import demo_bundle_path
-from pipeline import commit, publishing, run, scoring, staging
+from pipeline import (
+    commit,
+    manifest_formats,
+    planning,
+    publishing,
+    run,
+    scoring,
+    shard_reader,
+    staging,
+)
 from pipeline.layout import RunPaths, staged_parts
 from pipeline.lock import RunLock
 from pipeline.run import RunFailedError, RunStoppedError, ScoreOptions, score_manifest
@@ -579,3 +589,95 @@ def test_score_manifest_redacted_output_holds_no_uri_and_no_id_made_from_one(tmp
         if name.endswith(".parquet"):
             content += json.dumps(pq.read_table(path).to_pylist(), default=str).encode()
         assert secret.encode() not in content and b"images/" not in content, name
+
+
+# Archives
+
+_OF_ITS_PLACE = ("uri", "source_version", "detail", "overlay")
+"""Columns that say where an image is, not what it shows."""
+
+
+@pytest.fixture
+def packed(archive, monkeypatch):
+    """The archive's images in two compressed tar files, a plain one, and some still as files."""
+    for module in (manifest_formats, planning):
+        monkeypatch.setattr(module, "ROW_GROUP_ROWS", 8)  # a shard is longer than that
+    names = ["x.tar.gz", "y.tgz", "z.tar", None]
+    for number, (image_id, uri) in enumerate(archive.uris.items()):
+        packed_in = names[number % 4]
+        if packed_in:
+            archive.uris[image_id] = f"{packed_in}#./{uri}"
+    for name in names[:3]:
+        mode = "w" if name.endswith(".tar") else "w:gz"
+        with tarfile.open(archive.folder / name, mode) as file:
+            for uri in archive.uris.values():
+                if uri.startswith(f"{name}#") and "missing" not in uri:
+                    file.add(archive.folder / uri.partition("#./")[2], uri.partition("#")[2])
+    archive.write_manifest()
+    return archive
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The archives that were opened to be read from their start, in turn."""
+    names, open_source = [], shard_reader.open_source
+
+    def counted(uri):
+        names.append(Path(uri).name)
+        return open_source(uri)
+
+    monkeypatch.setattr(shard_reader, "open_source", counted)
+    return names
+
+
+def of_pictures(rows):
+    """Returns rows by id without what says where an image is."""
+    for row in rows.values():
+        row["cams"] = [{**cam, "overlay": None} for cam in row.get("cams") or ()]
+    return {
+        image_id: {name: row[name] for name in row if name not in _OF_ITS_PLACE}
+        for image_id, row in rows.items()
+    }
+
+
+def overlays(archive, run_id):
+    folder = archive.output / "gradcam" / f"run_id={run_id}"
+    return {name: (folder / name).read_bytes() for name in tree(folder)}
+
+
+def test_images_in_archives_are_scored_and_drawn_as_files_are(archive, request, opened):
+    archive.score(run_id="files", gradcam_top=1)
+    files = {table: of_pictures(archive.rows("files", table)) for table in ("scores", "rejects")}
+    packed = request.getfixturevalue("packed")
+    packed.score(run_id="packed", gradcam_top=1)
+
+    found = {table: packed.rows("packed", table) for table in ("scores", "rejects")}
+    members = [row for row in found["scores"].values() if "#" in row["uri"]]
+    assert len(members) == IMAGES * 3 // 4
+    assert len({row["source_version"] for row in members}) == 3  # that of their archive
+    assert {table: of_pictures(rows) for table, rows in found.items()} == files
+    assert overlays(packed, "packed") == overlays(archive, "files") != {}
+    assert sorted(opened) == ["x.tar.gz", "x.tar.gz", "y.tgz", "y.tgz"]  # scored, drawn
+
+
+def test_run_over_archives_that_fails_is_resumed(packed, monkeypatch, scorer):
+    packed.score(run_id="whole")
+    before = scored_images(scorer)
+    interrupt(packed, monkeypatch)
+    packed.score(run_id="night", resume=True)
+    assert packed.rows("night") == packed.rows("whole")
+    assert before < scored_images(scorer) < 3 * before
+
+
+def test_only_new_reads_an_archive_again_once_it_changed(packed, scorer, opened):
+    packed.score(run_id="first")
+    scored, _ = scored_images(scorer), opened.clear()
+    assert packed.score(run_id="second", only_new=True)["counts"]["skipped"] == IMAGES + 2
+    assert (scored_images(scorer), opened) == (scored, [])
+    path = packed.folder / "y.tgz"
+    os.utime(path, ns=(0, 1_700_000_000_000_000_000))
+    record = packed.score(run_id="third", only_new=True)
+    assert record["counts"]["skipped"] == IMAGES + 2 - len(
+        [uri for uri in packed.uris.values() if uri.startswith("y.tgz")]
+    )
+    assert opened == ["y.tgz"]

@@ -50,6 +50,13 @@ def test_workbench_too_few_images_come_again_under_other_ids(phantoms, tmp_path,
     assert len({row["image_id"] for row in rows}) == 30
 
 
+def test_workbench_image_in_a_compressed_archive_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_text("uri\nimages.tar.gz#a.png\n")
+
+    with pytest.raises(InputError, match="row 1 of the manifest, in another archive. Unpack"):
+        Workbench(options(tmp_path / "list.csv"), tmp_path)
+
+
 def test_workbench_image_that_cannot_be_scored_is_named_by_its_row(tmp_path):
     (tmp_path / "good").mkdir()
     (tmp_path / "bad.png").write_bytes(b"no image")
