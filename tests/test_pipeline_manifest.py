@@ -22,6 +22,7 @@ from pipeline.manifest import CheckedManifest, ManifestRow, check_manifest, read
 from pipeline.manifest_formats import write_rows
 from pipeline.source import read_source
 from schemas.errors import InputError
+from schemas.rejects import ImageError
 from schemas.tables import manifest_schema
 
 
@@ -311,8 +312,8 @@ HOSTILE_NAMES = [
     " .png",
     "-.png",
     "#.png",
-    "a.tar#.png",
-    "a.tgz#b#c.png",
+    "a.tarball#.png",
+    "a.tgz.b#c#d.png",
     "%2e%2e%2f.png",
     "$(doe)`doe`.png",
     "*[0]?.png",
@@ -341,6 +342,18 @@ def test_check_manifest_of_files_with_hostile_names_names_each_file(tmp_path, ex
     overlays = {overlay_name(row.image_id, "Mass") for row in rows}
     assert len({name.casefold() for name in overlays}) == len(HOSTILE_NAMES)
     assert all(re.fullmatch(r"[0-9a-f]{2}/[^/\0]{1,199}", name) for name in overlays)
+
+
+@pytest.mark.parametrize("name", ["a.tar#.png", "a.tgz#b#c.png"])
+def test_file_whose_name_is_that_of_a_member_is_listed_and_not_found(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    list_images([str(tmp_path)], output=str(tmp_path / "m.csv"))
+
+    [row] = read(check_manifest(str(tmp_path / "m.csv"), into=str(tmp_path / "m.parquet")))
+
+    assert row.image_id == name
+    with pytest.raises(ImageError, match="not_found"):
+        read_source(row.uri)
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1)
