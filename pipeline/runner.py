@@ -40,7 +40,8 @@ class Runner:
 def counter(result: PipelineResult, name: str) -> int:
     """Returns what a pipeline that has ended counted under a name, over all its steps."""
     counters = result.metrics().query(MetricsFilter().with_name(name))["counters"]
-    return sum(found.result for found in counters)
+    # A portable runner gives None for a counter that was committed as 0.
+    return sum(found.result or 0 for found in counters)
 
 
 def choose_runner(beam_args: Sequence[str]) -> Runner:
