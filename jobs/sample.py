@@ -76,7 +76,7 @@ def sample_command(
             seed=seed,
             size=size,
             manifest=manifest,
-            layout=layout,
+            as_tar=layout == "tar",
             on_image=bar.update,
         )
     noun = "phantom" if count == 1 else "phantoms"

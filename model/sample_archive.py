@@ -14,9 +14,6 @@ from PIL import Image
 from model.phantoms import Phantom, draw_phantom
 from schemas.errors import InputError
 
-LAYOUTS = ("files", "tar")
-"""How the images of an archive can lie: a file each, or together in a tar archive."""
-
 _JPEG_EVERY = 4
 """Each fourth image is a JPEG, so that both decoders are exercised."""
 
@@ -30,7 +27,7 @@ def write_sample_archive(
     seed: int,
     size: int,
     manifest: Path,
-    layout: str = "files",
+    as_tar: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes `count` phantoms, `boxes.csv` and a manifest.
@@ -46,7 +43,7 @@ def write_sample_archive(
       size: Height and width in pixels.
       manifest: CSV to write; image paths in it are relative to its folder where
         they lie inside it.
-      layout: One of `LAYOUTS`: a file an image, or all in `images.tar`.
+      as_tar: Whether all images are in `images.tar`, and not a file each.
       on_image: Called after each image, for progress.
 
     Raises:
@@ -56,7 +53,7 @@ def write_sample_archive(
     folder.mkdir(parents=True, exist_ok=True)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     rows, boxes = [], []
-    with _writer(folder, layout) as write:
+    with _writer(folder, as_tar) as write:
         for index in range(count):
             phantom = draw_phantom(seed, index, size)
             image_id = f"phantom-s{seed}-{index:05d}"
@@ -92,9 +89,9 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> N
 
 
 @contextmanager
-def _writer(folder: Path, layout: str) -> Iterator[Callable[[str, bytes], Path]]:
+def _writer(folder: Path, as_tar: bool) -> Iterator[Callable[[str, bytes], Path]]:
     """Gives what writes an image by its name and bytes, and returns where it is."""
-    if layout == "tar":
+    if as_tar:
         with tarfile.open(folder / "images.tar", "w") as tar:
             yield functools.partial(_add_member, folder, tar)
     else:

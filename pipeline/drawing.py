@@ -19,13 +19,13 @@ from model.overlays import overlay_jpeg, overlay_name
 from model.thresholds import Thresholds
 from pipeline.budget import Budget
 from pipeline.database import STAGED_PARTS
-from pipeline.elements import ReadImage, Shard
+from pipeline.elements import ReadImage, Shard, row_of
 from pipeline.images import MOST_READ_BYTES, READS_RETRIED
 from pipeline.layout import RunPaths, write_atomically
 from pipeline.ledger import Ledger
 from pipeline.read_ahead import ReadAhead, TimedOut
 from pipeline.runner import Runner
-from pipeline.shard_reader import ShardReader
+from pipeline.shard_reader import images_of
 from pipeline.sharding import in_shards, write_row_groups
 from pipeline.source import read_source
 from pipeline.staging import StageRows
@@ -90,21 +90,17 @@ def plan_drawings(
     query = (
         "WITH ranked AS ("
         f"SELECT s.image_id, source_version, [{scores}] AS scores, cams, abnormality"
-        f" FROM {STAGED_PARTS.replace('?', '$parts')} s"
+        f" FROM {STAGED_PARTS} s"
         " JOIN kept ON kept.part = s._part AND kept.number = s.file_row_number"
-        " WHERE flagged ORDER BY abnormality DESC, s.image_id LIMIT $most)"
+        " WHERE flagged ORDER BY abnormality DESC, s.image_id LIMIT ?)"
         " SELECT ranked.image_id, m.uri, ranked.source_version, ranked.scores, ranked.cams,"
         " ranked.abnormality FROM ranked"
-        " JOIN read_parquet($manifest, hive_partitioning=false) m ON m.image_id = ranked.image_id"
+        " JOIN read_parquet(?, hive_partitioning=false) m ON m.image_id = ranked.image_id"
     )
     return write_row_groups(
         connection,
         query,
-        {
-            "parts": ledger.parts["scores"],
-            "most": settings.limit,
-            "manifest": glob.escape(str(manifest)),
-        },
+        [ledger.parts["scores"], settings.limit, glob.escape(str(manifest))],
         columns=[field.name for field in dataclasses.fields(PlannedImage)],
         order="abnormality DESC, image_id",
         path=plan,
@@ -166,8 +162,7 @@ class _DrawDoFn(beam.DoFn):
         self._bytes = Budget(MOST_READ_BYTES)
 
     def process(self, work: PlannedImage | Shard):
-        found = ShardReader(work, self._bytes) if isinstance(work, Shard) else [(work, None)]
-        for item, watch in STOP.until_requested(found):
+        for item, watch in STOP.until_requested(images_of(work, self._bytes)):
             for drawn in STOP.until_requested(self._ahead.put(item, watch)):
                 yield from self._rows(drawn)
 
@@ -187,7 +182,7 @@ class _DrawDoFn(beam.DoFn):
 
     def _rows(self, drawn: tuple[list[dict], Watch] | TimedOut) -> list[dict]:
         if isinstance(drawn, TimedOut):
-            planned = _planned(drawn.item)
+            planned = row_of(drawn.item)
             cams = planned.cams[: self._settings.top]
             rows = [_not_drawn(planned, cam["finding"], drawn.error.reason) for cam in cams]
             watch = drawn.watch
@@ -205,7 +200,7 @@ def draw_image(
     watch: Watch,
 ) -> Iterator[dict]:
     """Draws the highest-scored findings of one image; gives a row of `DRAWN_SCHEMA` each."""
-    planned = _planned(item)
+    planned = row_of(item)
     grey, reason = _read_grey(item, watch)
     # Not to be given up from here on: a file written after that would be in no row.
     watch.begin(None)
@@ -237,10 +232,6 @@ def draw_image(
         }
 
 
-def _planned(item: PlannedImage | ReadImage) -> PlannedImage:
-    return item.row if isinstance(item, ReadImage) else item
-
-
 def _not_drawn(planned: PlannedImage, finding: str, reason: str) -> dict:
     return {
         "image_id": planned.image_id,
@@ -256,7 +247,7 @@ def _read_grey(item: PlannedImage | ReadImage, watch: Watch) -> tuple[Image.Imag
         source = item.source if isinstance(item, ReadImage) else read_source(item.uri, watch)
         if isinstance(source, ImageError):
             return None, source.reason.value
-        if source.version.version != _planned(item).source_version:
+        if source.version.version != row_of(item).source_version:
             return None, SOURCE_CHANGED
         watch.begin(Stage.DECODE)
         return decode_grey(source.data).image, NO_ATTENTION

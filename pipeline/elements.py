@@ -36,6 +36,11 @@ class ReadImage:
     source: SourceFile | ImageError
 
 
+def row_of(item: Any) -> Any:
+    """Returns the row of an image, whether it was read already or not."""
+    return item.row if isinstance(item, ReadImage) else item
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageFacts:
     """What is known of an image file once it was read and decoded.

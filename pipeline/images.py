@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-from collections.abc import Iterable
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -11,10 +10,10 @@ from apache_beam.transforms.window import GlobalWindows
 from model.preprocessing import prepare
 from model.reading import SourceFile
 from pipeline.budget import Budget
-from pipeline.elements import ImageFacts, LoadedImage, ReadImage, RejectedImage, Shard
+from pipeline.elements import ImageFacts, LoadedImage, ReadImage, RejectedImage, Shard, row_of
 from pipeline.manifest import ManifestRow
 from pipeline.read_ahead import ReadAhead, TimedOut
-from pipeline.shard_reader import ShardReader
+from pipeline.shard_reader import images_of
 from pipeline.source import read_source
 from pipeline.stopping import STOP
 from pipeline.watch import Watch
@@ -79,8 +78,7 @@ class LoadImageDoFn(beam.DoFn):
         )
 
     def process(self, work: ManifestRow | Shard):
-        found = self._loader.read(work) if isinstance(work, Shard) else [(work, None)]
-        for item, watch in STOP.until_requested(found):
+        for item, watch in STOP.until_requested(images_of(work, self._loader.bytes)):
             for image in STOP.until_requested(self._ahead.put(item, watch)):
                 yield self._tagged(image)
 
@@ -93,7 +91,7 @@ class LoadImageDoFn(beam.DoFn):
 
     def _tagged(self, image, wrap=lambda image: image):
         if isinstance(image, TimedOut):
-            image = _rejected(_row_of(image.item), image.error, image.watch)
+            image = _rejected(row_of(image.item), image.error, image.watch)
         self._retried.inc(image.attempts - 1)
         if isinstance(image, RejectedImage):
             self._rejected.inc()
@@ -103,7 +101,11 @@ class LoadImageDoFn(beam.DoFn):
 
 
 class ImageLoader:
-    """Reads and decodes images, in any number of threads of which few decode at once."""
+    """Reads and decodes images, in any number of threads of which few decode at once.
+
+    Attributes:
+      bytes: What the files that are not decoded yet may hold.
+    """
 
     def __init__(self, decoders: int):
         """Makes a loader for threads to share.
@@ -111,12 +113,8 @@ class ImageLoader:
         Args:
           decoders: How many of them decode at once.
         """
-        self._bytes = Budget(MOST_READ_BYTES)
+        self.bytes = Budget(MOST_READ_BYTES)
         self._decoders = Budget(decoders)
-
-    def read(self, shard: Shard) -> Iterable[tuple[ReadImage, Watch]]:
-        """Returns what to call this with, for each row of a shard, as it is read."""
-        return ShardReader(shard, self._bytes)
 
     def __call__(self, item: ManifestRow | ReadImage, watch: Watch) -> LoadedImage | RejectedImage:
         """Returns the image of a manifest row; a bad one comes back rejected.
@@ -133,9 +131,9 @@ class ImageLoader:
                 raise item.source
             return self._decode(item.row, item.source, watch)
         except ImageError as error:
-            return _rejected(_row_of(item), error, watch)
+            return _rejected(row_of(item), error, watch)
         finally:
-            self._bytes.give_back(watch)
+            self.bytes.give_back(watch)
             self._decoders.give_back(watch)
 
     def _decode(self, row: ManifestRow, source: SourceFile, watch: Watch) -> LoadedImage:
@@ -154,18 +152,14 @@ class ImageLoader:
         return LoadedImage(row, facts, image.pixels, watch.attempts)
 
     def _make_room(self, watch: Watch, size_bytes: int) -> None:
-        self._bytes.give_back(watch)  # what an attempt before has taken
-        self._bytes.take(watch, size_bytes)
+        self.bytes.give_back(watch)  # what an attempt before has taken
+        self.bytes.take(watch, size_bytes)
         watch.begin(Stage.READ)
 
 
 def load_image(row: ManifestRow) -> LoadedImage | RejectedImage:
     """Returns the image of a manifest row, read and decoded alone; a bad one rejected."""
     return ImageLoader(decoders=1)(row, Watch())
-
-
-def _row_of(item: ManifestRow | ReadImage) -> ManifestRow:
-    return item.row if isinstance(item, ReadImage) else item
 
 
 def _rejected(row: ManifestRow, error: ImageError, watch: Watch) -> RejectedImage:

@@ -114,14 +114,14 @@ def _plan(
 def _gather_shards(paths: RunPaths, work: CheckedManifest) -> CheckedManifest:
     """Returns the work with each shard in a row group, so that its archive is read once."""
     path = paths.plan / "sharded.parquet"
-    rows = "SELECT * FROM read_parquet($work, file_row_number=true, hive_partitioning=false)"
+    rows = "SELECT * FROM read_parquet(?, file_row_number=true, hive_partitioning=false)"
     with connect(paths.plan) as connection:
-        if not has_shards(connection, rows, {"work": work.path}):
+        if not has_shards(connection, rows, [work.path]):
             return work
         groups = write_row_groups(
             connection,
             rows,
-            {"work": work.path},
+            [work.path],
             columns=manifest_schema(work.carried).names,
             order="file_row_number",
             path=path,

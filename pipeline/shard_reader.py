@@ -6,8 +6,8 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
 
 from model.reading import FileVersion, SourceFile
 from pipeline.budget import Budget
@@ -20,6 +20,16 @@ from pipeline.watch import GivenUp, Watch
 from schemas.rejects import ImageError, Reason, Stage, TransientError
 
 _TICK_S = 0.25
+
+
+def images_of(work: Any, budget: Budget) -> Iterable[tuple[Any, Watch | None]]:
+    """Returns what to read or decode, with its watch: a row as it is, a shard as it is read.
+
+    Args:
+      work: A row that names an image, or a `Shard` of them.
+      budget: As for `ShardReader`.
+    """
+    return ShardReader(work, budget) if isinstance(work, Shard) else [(work, None)]
 
 
 class ShardReader:

@@ -40,7 +40,7 @@ def in_shards(rows: Iterable[HasUri]) -> Iterator[HasUri | Shard]:
         yield Shard(archive, tuple(found))
 
 
-def has_shards(connection: duckdb.DuckDBPyConnection, query: str, params: dict) -> bool:
+def has_shards(connection: duckdb.DuckDBPyConnection, query: str, params: list) -> bool:
     """Returns whether any row of a query lies in an archive that is read from its start."""
     [(found,)] = connection.execute(
         f"SELECT EXISTS (SELECT 1 FROM ({query}) WHERE {_SHARD} IS NOT NULL)", params
@@ -51,7 +51,7 @@ def has_shards(connection: duckdb.DuckDBPyConnection, query: str, params: dict) 
 def write_row_groups(
     connection: duckdb.DuckDBPyConnection,
     query: str,
-    params: dict,
+    params: list,
     *,
     columns: Sequence[str],
     order: str,

@@ -71,7 +71,7 @@ class Member:
         Raises:
           ImageError: The archive is damaged there.
         """
-        with naming_damage():
+        with _naming_damage():
             return read_whole(self._tar.extractfile(self._info), on_progress)
 
 
@@ -90,7 +90,7 @@ def read_members(file: BinaryIO, *, gzipped: bool) -> Iterator[Member]:
     Raises:
       ImageError: The archive is damaged or cut short from there on.
     """
-    with naming_damage():
+    with _naming_damage():
         stream = _Gunzipped(file) if gzipped else file
         # Not "r:", which seeks back by a byte: in a gzip file that is from the beginning.
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictInfo) as tar:
@@ -145,7 +145,7 @@ def list_members(path: str) -> tuple[dict[str, int], ImageError | None]:
     offsets: dict[str, int] = {}
     with naming_errors():
         try:
-            with naming_damage(), tarfile.open(path, "r:", tarinfo=_StrictInfo) as tar:
+            with _naming_damage(), tarfile.open(path, "r:", tarinfo=_StrictInfo) as tar:
                 while (info := tar.next()) is not None:
                     offsets.setdefault(member_name(info.name), info.offset)
                     tar.members.clear()  # it would remember all
@@ -192,7 +192,7 @@ class _StrictInfo(tarfile.TarInfo):
 
 
 @contextmanager
-def naming_damage() -> Iterator[None]:
+def _naming_damage() -> Iterator[None]:
     """Turns what the libraries raise over a damaged archive into the error of an image."""
     try:
         yield

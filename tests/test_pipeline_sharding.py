@@ -26,7 +26,7 @@ _PIECES = st.sampled_from(
 def test_query_and_python_agree_on_shards(uri):
     with duckdb.connect() as connection:
         connection.register("rows", pa.table({"uri": pa.array([uri], pa.string())}))
-        assert has_shards(connection, "FROM rows", {}) == is_streamed(uri)
+        assert has_shards(connection, "FROM rows", []) == is_streamed(uri)
 
 
 def test_rows_of_an_archive_read_from_its_start_go_together():
@@ -57,8 +57,8 @@ def test_each_shard_is_one_row_group_after_the_others(tmp_path, count):
     with connect(tmp_path / "spill") as connection:
         groups = write_row_groups(
             connection,
-            "FROM read_parquet($source)",
-            {"source": str(source)},
+            "FROM read_parquet(?)",
+            [str(source)],
             columns=["uri", "number"],
             order="number",
             path=path,
