@@ -32,6 +32,7 @@ setup(
         # Same package, other wheels: never beside tensorflow-cpu, which overwrites it.
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "dev": [
+            "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.100,<7",
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3,<3",

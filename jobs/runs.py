@@ -2,7 +2,6 @@
 
 import json
 import typing
-from pathlib import Path
 
 import click
 
@@ -22,9 +21,11 @@ def runs_command(output: str, as_json: bool):
     unfinished (resumed or removed), begun (empty), or broken (its record or its state
     cannot be read). Nothing is written: OUTPUT may be read-only.
     """
+    from pipeline.mirror import existing_output
     from pipeline.run_listing import list_runs
 
-    runs = list_runs(Path(output))
+    with existing_output(output) as opened:
+        runs = list_runs(opened)
     if as_json:
         click.echo(json.dumps([_values(run) for run in runs], indent=2))
         return

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import typing
-from pathlib import Path
 
 import click
 
@@ -26,9 +25,11 @@ def verify_command(run: str, as_json: bool):
     size, sha256 and rows, no file beside them, and each image once. Exit code 1 where
     something is not so; each such thing is a line. Nothing is written to OUTPUT.
     """
+    from pipeline.mirror import published_run
     from pipeline.verification import verify_run
 
-    verification = verify_run(Path(run))
+    with published_run(run) as record:
+        verification = verify_run(record)
     if as_json:
         values = dataclasses.asdict(verification)
         click.echo(json.dumps({"ok": not verification.problems, **values}, indent=2))

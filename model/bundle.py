@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+from model.bundle_cache import local_bundle
 from model.calibration import Calibration, calibration_from_json
 from model.card import model_card
 from model.thresholds import TTA_MODES, Threshold, thresholds_from_json, thresholds_to_json
@@ -30,6 +31,10 @@ FORMAT_VERSION = 1
 _NETWORK_FILE = "model.keras"
 _INFO_FILE = "bundle.json"
 _CARD_FILE = "card.md"
+
+BUNDLE_FILES = (_INFO_FILE, _NETWORK_FILE)
+"""What makes a bundle; the first names the digest of the other."""
+
 _ID_DIGITS = 12
 
 
@@ -154,7 +159,7 @@ def copy_bundle(folder: str, into: str, info: BundleInfo) -> None:
             f"A copy of a bundle must go to a new folder. Received: {into}: {error.strerror}."
             " Name another folder."
         ) from error
-    shutil.copyfile(Path(folder) / _NETWORK_FILE, path / _NETWORK_FILE)
+    shutil.copyfile(_on_this_machine(folder) / _NETWORK_FILE, path / _NETWORK_FILE)
     _write_info(info, path)
 
 
@@ -168,17 +173,21 @@ def _write_info(info: BundleInfo, folder: Path) -> None:
 def load_bundle_info(folder: str) -> BundleInfo:
     """Reads and verifies a bundle without loading its network.
 
+    Args:
+      folder: Of the bundle; local or a `gs://` uri.
+
     Raises:
       InputError: The folder is no bundle, its network file has another digest, or
         its findings or input contract are not the ones this software serves.
     """
-    values = _read_info(Path(folder))
+    path = _on_this_machine(folder)
+    values = _read_info(path)
     try:
         info = _info_from_json(values, folder)
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}/{_INFO_FILE} lacks or garbles the field {error}.") from error
     _check_served(info, folder)
-    digest = file_sha256(Path(folder) / _NETWORK_FILE)
+    digest = file_sha256(path / _NETWORK_FILE)
     if digest != info.model_sha256:
         raise InputError(
             f"{folder}/{_NETWORK_FILE} must have the digest that {_INFO_FILE} names,"
@@ -197,7 +206,7 @@ def load_network(folder: str):
     """
     import keras  # here, so that the facts of a bundle can be read without TensorFlow
 
-    network = keras.saving.load_model(Path(folder) / _NETWORK_FILE, compile=False)
+    network = keras.saving.load_model(_on_this_machine(folder) / _NETWORK_FILE, compile=False)
     size = STANDARD_CONTRACT.size
     if network.output_shape[1:] != (len(FINDINGS),):
         raise InputError(
@@ -211,6 +220,10 @@ def load_network(folder: str):
             f" Received: input_shape={network.input_shape}, dtype={dtype}."
         )
     return network
+
+
+def _on_this_machine(folder: str) -> Path:
+    return Path(local_bundle(folder, BUNDLE_FILES))
 
 
 def _read_info(folder: Path) -> dict:

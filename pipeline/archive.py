@@ -3,16 +3,20 @@
 import dataclasses
 import functools
 from collections.abc import Iterable
+from pathlib import Path
 
 import apache_beam as beam
 
+from model.bundle import BUNDLE_FILES
 from model.calibration import Calibration
+from model.object_store import SCHEME
 from model.serving import ScorerSettings
 from model.thresholds import Thresholds
 from pipeline import images, scoring
 from pipeline.images import READS_RETRIED, LoadImages
-from pipeline.layout import RunPaths
+from pipeline.layout import TABLES, RunPaths
 from pipeline.manifest import CheckedManifest, read_row_group
+from pipeline.mirror import send
 from pipeline.planning import WorkPlan
 from pipeline.rows import ApplyThresholds, reject_row
 from pipeline.runner import Runner, counter
@@ -51,6 +55,18 @@ class ScoringJob:
     batch_size: int
     decode_threads: int
     redact_uris: bool
+
+
+def share_bundle(paths: RunPaths, scorer: ScorerSettings) -> ScorerSettings:
+    """Returns the settings with a bundle that workers on other machines reach.
+
+    A local one is copied into the staging of a run on a store, and goes with it.
+    """
+    if paths.store is None or scorer.bundle.startswith(SCHEME):
+        return scorer
+    folder, local = paths.staging / "bundle", Path(scorer.bundle)
+    paths.store.upload((local / name, paths.name_of(folder / name)) for name in BUNDLE_FILES)
+    return dataclasses.replace(scorer, bundle=paths.shared(folder))
 
 
 class ReadManifest(beam.PTransform):
@@ -93,6 +109,7 @@ class ScoreRows(beam.PTransform):
 
     def expand(self, rows):
         job = self._job
+        scores, rejects = (job.paths.shared(job.paths.parts(table)) for table in TABLES)
         # While the network is busy with one batch, the threads fill the next.
         load = LoadImages(threads=job.decode_threads, read_ahead=2 * job.batch_size)
         loaded = rows | load
@@ -108,15 +125,14 @@ class ScoreRows(beam.PTransform):
                 carried=carried,
                 redact_uris=job.redact_uris,
             )
-            | "StageScores" >> StageRows(job.paths.parts("scores"), scores_schema(carried))
+            | "StageScores" >> StageRows(scores, scores_schema(carried))
         )
         rejected = {"load": loaded[images.REJECTED], "inference": scored[scoring.REJECTED]}
         for step, found in rejected.items():
             (
                 found
                 | f"Row_rejected_at_{step}" >> beam.Map(reject_row, job.redact_uris)
-                | f"Stage_rejected_at_{step}"
-                >> StageRows(job.paths.parts("rejects"), REJECTS_SCHEMA)
+                | f"Stage_rejected_at_{step}" >> StageRows(rejects, REJECTS_SCHEMA)
             )
 
 
@@ -129,7 +145,8 @@ class ScoreArchive(beam.PTransform):
         self._row_groups = list(row_groups)
 
     def expand(self, pipeline):
-        (pipeline | ReadManifest(self._job.plan.work.path, self._row_groups) | ScoreRows(self._job))
+        work = self._job.paths.shared(Path(self._job.plan.work.path))
+        (pipeline | ReadManifest(work, self._row_groups) | ScoreRows(self._job))
 
 
 def score_archive(job: ScoringJob, runner: Runner, workers: Workers = ALONE) -> int:
@@ -152,6 +169,8 @@ def score_archive(job: ScoringJob, runner: Runner, workers: Workers = ALONE) -> 
       WorkerError: One of several workers died or failed.
     """
     groups = range(job.plan.work.row_groups)
+    if groups:
+        send(job.paths, Path(job.plan.work.path))
     if workers.number > 1:
         return sum(hand_out(groups, functools.partial(_score_in_worker, job, runner), workers))
     retries = 0

@@ -1,7 +1,6 @@
 """From staged parts to a published run: nothing lost, nothing doubled, or nothing at all."""
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +14,12 @@ from pipeline.archive import ScoringJob
 from pipeline.compaction import compact, plan_files, write_skipped
 from pipeline.database import connect
 from pipeline.drawing import DrawingSettings, draw_overlays, plan_drawings
-from pipeline.layout import RunPaths, staged_parts
+from pipeline.layout import TABLES, RunPaths, staged_parts
 from pipeline.ledger import Ledger, freeze_ledger
-from pipeline.publishing import prepare, publish
+from pipeline.mirror import discard, fetch
+from pipeline.publishing import publish_run
 from pipeline.record import RunFacts, build_record, file_metadata
-from pipeline.runner import Runner
+from pipeline.runner import Runner, choose_runner
 from pipeline.worklist import write_worklist
 from schemas.tables import REJECTS_SCHEMA, SKIPPED_SCHEMA, scores_schema, with_metadata
 
@@ -73,7 +73,9 @@ def commit_run(
     """
     paths, timings_s = job.paths, facts.timings_s
     # What an earlier attempt at this commit left is made again from the parts.
-    shutil.rmtree(paths.commit, ignore_errors=True)
+    discard(paths, paths.commit)
+    for table in TABLES:
+        fetch(paths, paths.parts(table))
     drawings = paths.commit / "drawings.parquet"
     # A connection a step: the tables of one are not in memory while the next one works.
     with connect(paths.commit) as connection:
@@ -81,10 +83,13 @@ def commit_run(
         _check_reject_limit(ledger, job, settings.reject_limit)
         groups = plan_drawings(connection, ledger, settings.drawing, drawings, paths.manifest)
     with _timed(timings_s, "draw"):
-        drawn = _draw(drawings, groups, job, settings.drawing, runner)
+        overlays = _draw(drawings, groups, job, settings.drawing, runner)
     checkpoint("drawn")
     with _timed(timings_s, "write"):
-        tables = _compact(ledger, job, settings.bundle, runner)
+        # The parts of a run on a store are all here, for the ledger, and workers elsewhere
+        # would fetch each once more.
+        nearest = choose_runner(()) if paths.store else runner
+        tables = _compact(ledger, job, settings.bundle, nearest)
         with connect(paths.commit) as connection:
             _reconcile(connection, paths, tables, job.manifest.rows)
         with connect(paths.commit) as connection:
@@ -96,15 +101,16 @@ def commit_run(
         "skipped": job.plan.skipped or 0,
         "flagged": flagged,
         "listed": listed,
-        **drawn,
+        "drawn": overlays.images,
+        "overlays": len(overlays.files),
+        "not_drawn": overlays.reasons,
         "kept": job.plan.kept,
         "duplicates_dropped": ledger.duplicates,
         "outdated_dropped": ledger.outdated,
     }
-    record = build_record(job, settings.bundle, facts, counts, ledger.reasons)
+    record = build_record(job, settings.bundle, facts, counts, ledger.reasons, overlays.files)
     checkpoint("built")
-    prepare(paths, record)
-    publish(paths, record)
+    publish_run(paths, record)
     return record
 
 
@@ -124,21 +130,40 @@ def _check_reject_limit(ledger: Ledger, job: ScoringJob, limit: float) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Overlays:
+    """What was drawn.
+
+    Attributes:
+      images: How many have an overlay.
+      files: The overlays as the record lists files.
+      reasons: Findings to draw that have none, by the reason why.
+    """
+
+    images: int = 0
+    files: list[dict] = dataclasses.field(default_factory=list)
+    reasons: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
 def _draw(
     drawings: Path, groups: int, job: ScoringJob, settings: DrawingSettings, runner: Runner
-) -> dict:
-    """Draws what is planned, and returns how much that gave, and why the rest is not drawn."""
+) -> _Overlays:
+    """Draws what is planned."""
     paths = job.paths
     draw_overlays(drawings, groups, paths, job.thresholds, settings, job.decode_threads, runner)
+    fetch(paths, paths.built("drawn"))
+    # What a worker that was killed left half written is in no row.
+    for path in paths.drawn.rglob(".*.tmp"):
+        path.unlink()
     parts = staged_parts(paths.built("drawn"))
     if not parts:
-        return {"drawn": 0, "overlays": 0, "not_drawn": {}}
+        return _Overlays()
     # A bundle that was drawn twice staged its rows twice.
     drawn = "(SELECT DISTINCT * FROM read_parquet(?, hive_partitioning=false))"
     with connect(paths.commit) as connection:
-        [(images, overlays)] = connection.execute(
-            "SELECT count(DISTINCT image_id) FILTER (overlay IS NOT NULL), count(overlay)"
-            f" FROM {drawn}",
+        overlays = connection.execute(
+            f"SELECT overlay, size_bytes, sha256, image_id FROM {drawn}"
+            " WHERE overlay IS NOT NULL ORDER BY overlay",
             [parts],
         ).fetchall()
         reasons = connection.execute(
@@ -146,7 +171,11 @@ def _draw(
             " GROUP BY reason ORDER BY reason",
             [parts],
         ).fetchall()
-    return {"drawn": images, "overlays": overlays, "not_drawn": dict(reasons)}
+    files = [
+        {"path": path, "size_bytes": size_bytes, "sha256": sha256, "rows": None}
+        for path, size_bytes, sha256, _ in overlays
+    ]
+    return _Overlays(len({image_id for *_, image_id in overlays}), files, dict(reasons))
 
 
 def _compact(

@@ -1,7 +1,9 @@
 """Grad-CAM overlays of the flagged images that rank highest."""
 
 import dataclasses
+import functools
 import glob
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,12 +23,14 @@ from pipeline.budget import Budget
 from pipeline.database import STAGED_PARTS
 from pipeline.elements import ReadImage, Shard, row_of
 from pipeline.images import MOST_READ_BYTES, READS_RETRIED
-from pipeline.layout import RunPaths, write_atomically
+from pipeline.layout import RunPaths
 from pipeline.ledger import Ledger
+from pipeline.mirror import discard, send
 from pipeline.read_ahead import ReadAhead, TimedOut
 from pipeline.runner import Runner
 from pipeline.shard_reader import images_of
 from pipeline.sharding import in_shards, write_row_groups
+from pipeline.shared_files import make_shared_folder, open_shared, write_shared
 from pipeline.source import read_source
 from pipeline.staging import StageRows
 from pipeline.stopping import STOP
@@ -45,7 +49,10 @@ SOURCE_CHANGED = "source_changed"
 """The file is no longer the one that was scored."""
 
 DRAWN_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("image_id", "finding", "overlay", "reason")]
+    [
+        *((name, pa.string()) for name in ("image_id", "finding", "overlay", "reason", "sha256")),
+        ("size_bytes", pa.int64()),
+    ]
 )
 """One row a finding to draw: the overlay relative to OUTPUT, or why there is none."""
 
@@ -220,15 +227,16 @@ def draw_image(
             yield _not_drawn(planned, finding, reason)
             continue
         name = overlay_name(planned.image_id, finding)
-        path = paths.built("gradcam") / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, jpeg)
-        published = paths.published("gradcam") / name
+        path = paths.drawn / name
+        make_shared_folder(paths.shared(path.parent))
+        write_shared(paths.shared(path), jpeg)
         yield {
             "image_id": planned.image_id,
             "finding": finding,
-            "overlay": published.relative_to(paths.output).as_posix(),
+            "overlay": paths.name_of(paths.published("gradcam") / name),
             "reason": None,
+            "sha256": hashlib.sha256(jpeg).hexdigest(),
+            "size_bytes": len(jpeg),
         }
 
 
@@ -238,6 +246,8 @@ def _not_drawn(planned: PlannedImage, finding: str, reason: str) -> dict:
         "finding": finding,
         "overlay": None,
         "reason": str(reason),
+        "sha256": None,
+        "size_bytes": None,
     }
 
 
@@ -265,21 +275,24 @@ def draw_overlays(
     runner: Runner,
 ) -> None:
     """Draws what `plan_drawings` planned, and stages the outcome as the table `drawn`."""
-    paths.built("gradcam").mkdir(parents=True, exist_ok=True)
+    discard(paths, paths.drawn)
+    make_shared_folder(paths.shared(paths.drawn))
     if not row_groups:
         return
+    send(paths, plan)
     runner.run(
         lambda pipeline: (
             pipeline
             | "DrawingGroups" >> beam.Create(range(row_groups), reshuffle=False)
-            | "ReadPlan" >> beam.FlatMap(lambda group: _read_plan(plan, group))
+            | "ReadPlan" >> beam.FlatMap(functools.partial(_read_plan, paths.shared(plan)))
             | "ShufflePlan" >> beam.Reshuffle()
             | DrawOverlays(paths, thresholds, settings, threads)
-            | "StageDrawn" >> StageRows(paths.built("drawn"), DRAWN_SCHEMA)
+            | "StageDrawn" >> StageRows(paths.shared(paths.built("drawn")), DRAWN_SCHEMA)
         )
     )
 
 
-def _read_plan(plan: Path, group: int) -> Iterator[PlannedImage | Shard]:
-    rows = pq.ParquetFile(plan).read_row_group(group).to_pylist()
+def _read_plan(plan: str, group: int) -> Iterator[PlannedImage | Shard]:
+    with open_shared(plan) as file:
+        rows = pq.ParquetFile(file).read_row_group(group).to_pylist()
     return in_shards(PlannedImage(**row) for row in rows)

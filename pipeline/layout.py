@@ -4,8 +4,31 @@ import dataclasses
 import os
 from pathlib import Path
 
+from model.object_store import ObjectFolder
+
 TABLES = ("scores", "rejects")
 """Tables that are staged in parts and compacted."""
+
+PUBLISHED = ("scores", "rejects", "skipped", "worklist", "gradcam")
+"""Kinds of result that a run publishes, each in a folder of OUTPUT."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """An OUTPUT: the place of all runs.
+
+    Attributes:
+      folder: On this machine; what it has copied of it (`pipeline.mirror`) where OUTPUT is on
+        a store.
+      store: That place there; None for a local folder.
+    """
+
+    folder: Path
+    store: ObjectFolder | None = None
+
+    def run(self, run_id: str) -> "RunPaths":
+        """Returns the paths of a run."""
+        return RunPaths(self.folder, run_id, self.store)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,12 +36,22 @@ class RunPaths:
     """Paths of one run under OUTPUT; see `Output` in the README.
 
     Attributes:
-      output: The folder of all runs.
+      output: The folder of all runs, as that of an `Output`.
       run_id: Names this one.
+      store: As that of an `Output`.
     """
 
     output: Path
     run_id: str
+    store: ObjectFolder | None = None
+
+    def name_of(self, path: Path) -> str:
+        """Returns a path relative to OUTPUT, with `/`."""
+        return path.relative_to(self.output).as_posix()
+
+    def shared(self, path: Path) -> str:
+        """Returns where workers find what is `path` here: the same, or its uri on the store."""
+        return f"{self.store.uri}/{self.name_of(path)}" if self.store else str(path)
 
     @property
     def record(self) -> Path:
@@ -68,6 +101,11 @@ class RunPaths:
         """Where the commit builds the folder of a kind of result."""
         return self.commit / kind
 
+    @property
+    def drawn(self) -> Path:
+        """Where overlays are drawn: on a store, which cannot rename, in their last place."""
+        return self.published("gradcam") if self.store else self.built("gradcam")
+
     def published(self, kind: str) -> Path:
         """Where that folder is published; the worklists of all runs share one."""
         if kind == "worklist":
@@ -75,10 +113,10 @@ class RunPaths:
         return self.output / kind / f"run_id={self.run_id}"
 
 
-def staged_runs(output: Path) -> list[RunPaths]:
+def staged_runs(output: Output) -> list[RunPaths]:
     """Returns the runs that have a staging folder in `output`, by id."""
-    folders = sorted((output / "_staging").glob("[!.]*/"))
-    return [RunPaths(output, path.name) for path in folders]
+    folders = sorted((output.folder / "_staging").glob("[!.]*/"))
+    return [output.run(path.name) for path in folders]
 
 
 def staged_parts(folder: Path) -> list[str]:

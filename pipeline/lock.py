@@ -12,12 +12,18 @@ from pathlib import Path
 
 from schemas.errors import InputError
 
-_HEARTBEAT_S = 15.0
-_DEAD_AFTER_S = 120.0
+HEARTBEAT_S = 15.0
+DEAD_AFTER_S = 120.0
 """A process on another machine that shows no sign of life for so long is dead."""
 
 _TRIES, _TRY_AGAIN_S = 5, 0.1
 """Whoever lists runs holds the lock for a moment."""
+
+
+TAKEN_OVER = (
+    "Another process took this run over, or may have, since this one had shown no sign of life"
+    f" for {DEAD_AFTER_S:.0f} s. Nothing was published by this one."
+)
 
 
 class LockLostError(Exception):
@@ -85,10 +91,7 @@ class RunLock:
           LockLostError: It does: this one must not publish.
         """
         if self._lost:
-            raise LockLostError(
-                "Another process took this run over, since this one had shown no sign of life"
-                f" for {_DEAD_AFTER_S:.0f} s. Nothing was published by this one."
-            )
+            raise LockLostError(TAKEN_OVER)
 
     def _acquire(self) -> int:
         for remaining in reversed(range(_TRIES)):
@@ -117,7 +120,7 @@ class RunLock:
         os.pwrite(self._file, json.dumps(content).encode(), 0)
 
     def _keep_alive(self) -> None:
-        while not self._stop.wait(_HEARTBEAT_S):
+        while not self._stop.wait(HEARTBEAT_S):
             content = _read(self._path)
             if content is None or content["token"] != self._token:
                 self._lost = True
@@ -146,14 +149,14 @@ def _living_holder(path: Path, file: int, kind: int) -> Holder | None:
     holder = _holder(path)
     if holder is None or holder.host == socket.gethostname():
         return None  # the system has let go of it, so its process has ended
-    return holder if holder.age_s < _DEAD_AFTER_S else None
+    return holder if holder.age_s < DEAD_AFTER_S else None
 
 
 def _holder(path: Path) -> Holder | None:
     content = _read(path)
     if content is None:
         return None
-    # Clocks of machines may differ by less than `_DEAD_AFTER_S`.
+    # Clocks of machines may differ by less than `DEAD_AFTER_S`.
     return Holder(**content, age_s=max(time.time() - os.stat(path).st_mtime, 0.0))
 
 

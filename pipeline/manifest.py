@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
 from pipeline.database import connect
 from pipeline.manifest_formats import Row, manifest_columns, read_rows, write_rows
+from pipeline.shared_files import open_shared
 from pipeline.uris import image_id_of, manifest_folder, redacted_id, resolve_uri
 from schemas.errors import InputError
 from schemas.tables import UNDERSTOOD_COLUMNS, manifest_schema, scores_schema
@@ -121,8 +120,8 @@ def check_manifest(
 
 
 def read_row_group(path: str, index: int) -> list[ManifestRow]:
-    """Returns row group `index`, from 0, of a checked manifest anywhere Beam can read."""
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    """Returns row group `index`, from 0, of a checked manifest that workers share."""
+    with open_shared(path) as file:
         table = pq.ParquetFile(file).read_row_group(index)
     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
     return [ManifestRow(image_id, uri, tuple(carried)) for image_id, uri, *carried in rows]

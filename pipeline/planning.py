@@ -8,7 +8,6 @@ has the size and version that the row says. Files are asked for those, never rea
 import dataclasses
 import io
 import math
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,12 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.database import STAGED_PARTS, connect
-from pipeline.layout import TABLES, RunPaths, staged_parts, write_atomically
+from pipeline.layout import TABLES, RunPaths, staged_parts
 from pipeline.manifest import CheckedManifest
 from pipeline.manifest_formats import ROW_GROUP_ROWS
+from pipeline.mirror import discard, fetch, send
 from pipeline.read_ahead import ReadAhead, TimedOut
 from pipeline.runner import Runner
 from pipeline.sharding import has_shards, write_row_groups
+from pipeline.shared_files import open_shared, write_shared
 from pipeline.source import source_version
 from pipeline.uris import is_streamed
 from pipeline.watch import Watch
@@ -41,6 +42,9 @@ HELD_SCHEMA = pa.schema(
     ]
 )
 """One row an image that needs not be scored: which run holds it, and which file it was."""
+
+_CANDIDATES = "candidates.parquet"
+"""Rows of the manifest beside what holds them, for the workers to compare."""
 
 _GROUPS_A_WORKER = 16
 """Row groups each of several workers gets: at the end none waits for more than one of another's."""
@@ -91,14 +95,17 @@ def plan_work(
 def _plan(
     paths: RunPaths, manifest: CheckedManifest, holders: Sequence[dict] | None, runner: Runner
 ) -> WorkPlan:
-    shutil.rmtree(paths.plan, ignore_errors=True)
+    discard(paths, paths.plan)
     earlier = [part for table in TABLES for part in staged_parts(paths.parts(table))]
     if not (earlier or holders):
         return WorkPlan(manifest, skipped=None if holders is None else 0)
     with connect(paths.plan) as connection:
         _collect_held(connection, paths, holders or ())
-        groups = _write_candidates(connection, manifest, paths.plan / "candidates.parquet")
-        _compare(paths.plan, groups, manifest.carried, runner)
+        candidates = paths.plan / _CANDIDATES
+        groups = _write_candidates(connection, manifest, candidates)
+        send(paths, candidates)
+        _compare(paths.shared(paths.plan), groups, manifest.carried, runner)
+        fetch(paths, paths.plan)
         held = sorted(str(path) for path in paths.plan.glob("held-*.parquet"))
         [(kept, skipped)] = connection.execute(
             "SELECT count(*) FILTER (held_by_run = $run), count(*) FILTER (held_by_run <> $run)"
@@ -247,6 +254,7 @@ def _files_of(paths: RunPaths, record: dict, table: str) -> list[str]:
     files = [file for file in record["files"] if file["path"].startswith(f"{table}/")]
     for file in files:
         path = paths.output / file["path"]
+        fetch(paths, path)
         if not path.is_file() or path.stat().st_size != file["size_bytes"]:
             raise InputError(
                 "published runs must be as they were published for --only-new and"
@@ -269,7 +277,7 @@ def _write_candidates(
     return _write_batches(reader, path)
 
 
-def _compare(plan: Path, groups: int, carried: tuple[str, ...], runner: Runner) -> None:
+def _compare(plan: str, groups: int, carried: tuple[str, ...], runner: Runner) -> None:
     """Tells rows to score from held ones, a group of rows at a time, into files of `plan`."""
     runner.run(
         lambda pipeline: (
@@ -283,7 +291,7 @@ def _compare(plan: Path, groups: int, carried: tuple[str, ...], runner: Runner) 
 class _CompareVersionsDoFn(beam.DoFn):
     """Writes two files a group of candidates; a retry writes the same ones again."""
 
-    def __init__(self, plan: Path, carried: tuple[str, ...]):
+    def __init__(self, plan: str, carried: tuple[str, ...]):
         self._plan = plan
         self._columns = manifest_schema(carried).names
 
@@ -291,12 +299,13 @@ class _CompareVersionsDoFn(beam.DoFn):
         self._ahead = ReadAhead(_ask, threads=_THREADS, depth=_READ_AHEAD)
 
     def process(self, group: int):
-        table = pq.ParquetFile(self._plan / "candidates.parquet").read_row_group(group)
+        with open_shared(f"{self._plan}/{_CANDIDATES}") as file:
+            table = pq.ParquetFile(file).read_row_group(group)
         unchanged = pa.array(self._compare(table), pa.bool_())
         held = table.filter(unchanged).select(HELD_SCHEMA.names)
-        _write(self._plan / f"held-{group:06d}.parquet", held)
+        _write(f"{self._plan}/held-{group:06d}.parquet", held)
         work = table.filter(pc.invert(unchanged)).select(self._columns)
-        _write(self._plan / f"work-{group:06d}.parquet", work)
+        _write(f"{self._plan}/work-{group:06d}.parquet", work)
 
     def teardown(self):
         self._ahead.close()
@@ -354,7 +363,7 @@ def _write_batches(reader: pa.RecordBatchReader, path: Path) -> int:
     return pq.ParquetFile(path).num_row_groups
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: str, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    write_atomically(path, buffer.getvalue())
+    write_shared(path, buffer.getvalue())

@@ -169,12 +169,12 @@ class PrepareRows(beam.PTransform):
         (
             loaded[images.LOADED]
             | "FillSlots" >> beam.ParDo(_FillSlotDoFn(self._pixels))
-            | "StageSlots" >> StageRows(self._staging / "slots", _SLOTS_SCHEMA)
+            | "StageSlots" >> StageRows(str(self._staging / "slots"), _SLOTS_SCHEMA)
         )
         (
             loaded[images.REJECTED]
             | "RowRejected" >> beam.Map(reject_row, False)
-            | "StageRejects" >> StageRows(self._staging / "rejects", REJECTS_SCHEMA)
+            | "StageRejects" >> StageRows(str(self._staging / "rejects"), REJECTS_SCHEMA)
         )
 
 

@@ -1,25 +1,46 @@
 """The second phase of a commit: what is built becomes visible, and the record is written.
 
-Once `prepared.json` is there, everything of the run is built, checked and durable, and
-the commit only goes forward: each step can be done twice, and whoever starts next in
-OUTPUT finishes what a crash has interrupted.
+In a local folder, once `prepared.json` is there, everything of the run is built, checked
+and durable, and the commit only goes forward: each step can be done twice, and whoever
+starts next in OUTPUT finishes what a crash has interrupted.
+
+A store cannot rename. There files are copied to their last places, where no reader who
+follows the records sees them, and the record is one object, written last. What a crash has
+interrupted before that, a resume builds again from the staged parts.
 """
 
 import json
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
-from pipeline.layout import RunPaths, staged_runs, sync, sync_tree, write_atomically
-from pipeline.lock import RunLock, find_holder
+from pipeline.layout import Output, RunPaths, staged_runs, sync, sync_tree, write_atomically
+from pipeline.lock import TAKEN_OVER, LockLostError
+from pipeline.locking import living_holder, run_lock
+from pipeline.mirror import discard, published_objects
 from pipeline.run_state import read_record
 
-_FOLDERS = ("gradcam", "rejects", "skipped", "scores")
+_TABLES = ("rejects", "skipped", "scores")
+_FOLDERS = ("gradcam", *_TABLES)
 """Published by one rename each; the scores last, since they name overlays."""
 
 
 class PublishError(Exception):
     """A file of a prepared run is neither built nor published: the run needs a person."""
+
+
+def publish_run(paths: RunPaths, record: dict) -> None:
+    """Publishes a run whose files are all built; removes what was staged of it.
+
+    Raises:
+      PublishError: A file of the record is missing. No record is written.
+      LockLostError: On a store, another process has written the record meanwhile.
+    """
+    if paths.store:
+        _publish_on_store(paths, record)
+    else:
+        prepare(paths, record)
+        publish(paths, record)
 
 
 def prepare(paths: RunPaths, record: dict) -> None:
@@ -41,14 +62,46 @@ def publish(paths: RunPaths, record: dict) -> None:
         for path in sorted(paths.built("worklist").iterdir()):
             _move(path, paths.published("worklist") / path.name)
     for file in record["files"]:
-        _check_published(paths.output / file["path"], file, paths.run_id)
+        path = paths.output / file["path"]
+        _check_size(path.stat().st_size if path.is_file() else None, file, paths.run_id)
     paths.record.parent.mkdir(exist_ok=True)
     write_atomically(paths.record, _encode(record))
+    _tidy_up(paths)
+
+
+def _publish_on_store(paths: RunPaths, record: dict) -> None:
+    for kind in _TABLES:
+        discard(paths, paths.published(kind))  # of a commit that a crash has interrupted
+    built = {
+        paths.published(kind) / path.relative_to(paths.built(kind)): path
+        for kind in (*_TABLES, "worklist")
+        for path in paths.built(kind).rglob("*")
+    }
+    paths.store.upload((path, paths.name_of(target)) for target, path in built.items())
+    sizes = {found.name: found.size_bytes for found in published_objects(paths)}
+    for file in record["files"]:
+        _check_size(sizes.get(file["path"]), file, paths.run_id)
+    _write_record(paths, _encode(record))
+    _tidy_up(paths)
+
+
+def _write_record(paths: RunPaths, data: bytes) -> None:
+    name = paths.name_of(paths.record)
+    try:
+        paths.store.write(name, data, if_generation=0)
+    except FileExistsError as error:
+        # Its own, where the answer to the write was lost and the client wrote again.
+        if paths.store.read(name) != data:
+            raise LockLostError(TAKEN_OVER) from error
+
+
+def _tidy_up(paths: RunPaths) -> None:
     # The run is published, whatever becomes of its leftovers.
-    shutil.rmtree(paths.staging, ignore_errors=True)
+    with suppress(OSError):
+        discard(paths, paths.staging)
 
 
-def finish_commits(output: Path) -> list[dict]:
+def finish_commits(output: Output) -> list[dict]:
     """Finishes what crashed commits in `output` left; returns the records of their runs.
 
     A run that another process works on is left to it. One whose record was written and whose
@@ -60,12 +113,12 @@ def finish_commits(output: Path) -> list[dict]:
     """
     finished = []
     for paths in staged_runs(output):
-        if not (paths.record.exists() or paths.prepared.exists()) or find_holder(paths.lock):
+        if not (paths.record.exists() or paths.prepared.exists()) or living_holder(paths):
             continue
-        with RunLock(paths.lock):
+        with run_lock(paths):
             if paths.record.exists():
                 record = read_record(paths.record)
-                shutil.rmtree(paths.staging, ignore_errors=True)
+                _tidy_up(paths)
             else:
                 record = json.loads(paths.prepared.read_bytes())
                 publish(paths, record)
@@ -79,8 +132,8 @@ def _move(built: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def _check_published(path: Path, file: dict, run_id: str) -> None:
-    if not path.is_file() or path.stat().st_size != file["size_bytes"]:
+def _check_size(size_bytes: int | None, file: dict, run_id: str) -> None:
+    if size_bytes != file["size_bytes"]:
         raise PublishError(
             f"Every file of a prepared run must be there to publish it. Received: run {run_id}"
             f" without {file['path']}. Restore it, or remove _staging/{run_id} and what run_id="

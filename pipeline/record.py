@@ -60,7 +60,12 @@ def file_metadata(job: ScoringJob, bundle: BundleInfo) -> dict:
 
 
 def build_record(
-    job: ScoringJob, bundle: BundleInfo, facts: RunFacts, counts: dict, reasons: dict
+    job: ScoringJob,
+    bundle: BundleInfo,
+    facts: RunFacts,
+    counts: dict,
+    reasons: dict,
+    overlays: list[dict],
 ) -> dict:
     """Returns the record of a run whose files are built and not yet published.
 
@@ -70,6 +75,7 @@ def build_record(
       facts: What the run knew before.
       counts: Images by what became of them.
       reasons: Rejected images by reason code.
+      overlays: Path, size, digest and rows of each, as of any file.
     """
     expected = bundle.metrics.get("flag_rate", {}).get(job.scorer.tta)
     scored = counts["scored"]
@@ -82,7 +88,7 @@ def build_record(
             "expected": expected,
             "actual": counts["flagged"] / scored if scored else None,
         },
-        "files": list(_built_files(job.paths)),
+        "files": [*_built_tables(job.paths), *overlays],
         "manifest_sha256": facts.manifest_sha256,
         "options": facts.options,
         "settings": facts.settings.to_json(),
@@ -103,15 +109,13 @@ def build_record(
     return {**record, "record_sha256": record_digest(record)}
 
 
-def _built_files(paths: RunPaths) -> Iterator[dict]:
-    """Gives the path to be, size, digest and rows of all that is about to be published."""
-    for kind in ("scores", "rejects", "skipped", "worklist", "gradcam"):
-        built = paths.built(kind)
-        for path in sorted(path for path in built.rglob("*") if path.is_file()):
-            target = paths.published(kind) / path.relative_to(built)
+def _built_tables(paths: RunPaths) -> Iterator[dict]:
+    """Gives the path to be, size, digest and rows of each table that is about to be published."""
+    for kind in ("scores", "rejects", "skipped", "worklist"):
+        for path in sorted(paths.built(kind).iterdir() if paths.built(kind).is_dir() else ()):
             is_table = path.suffix == ".parquet"
             yield {
-                "path": target.relative_to(paths.output).as_posix(),
+                "path": paths.name_of(paths.published(kind) / path.name),
                 "size_bytes": path.stat().st_size,
                 "sha256": file_sha256(path),
                 "rows": pq.read_metadata(path).num_rows if is_table else None,

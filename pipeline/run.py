@@ -6,6 +6,7 @@ import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from model.bundle import BundleInfo, file_sha256, load_bundle_info, thresholds_id
@@ -13,13 +14,14 @@ from model.overlays import overlay_note
 from model.scorer import default_batch_size
 from model.serving import ScorerSettings, choose_thresholds, scorer_settings
 from model.thresholds import Thresholds
-from pipeline.archive import ScoringJob, score_archive
+from pipeline.archive import ScoringJob, score_archive, share_bundle
 from pipeline.commit import CommitSettings, ReconciliationError, RejectLimitError, commit_run
 from pipeline.drawing import DrawingSettings
 from pipeline.events import Report
-from pipeline.layout import TABLES, RunPaths
+from pipeline.layout import TABLES, Output, RunPaths
 from pipeline.lock import LockLostError
 from pipeline.manifest import CheckedManifest, carried_columns, check_manifest
+from pipeline.mirror import fetch
 from pipeline.planning import WorkPlan, divide_work, keep_rejected, plan_work
 from pipeline.publishing import PublishError, finish_commits
 from pipeline.record import RunFacts
@@ -28,7 +30,14 @@ from pipeline.runner import Runner, choose_runner
 from pipeline.scoring import load_scorer
 from pipeline.settings import RowSettings, row_settings
 from pipeline.staging import discard_broken_parts
-from pipeline.starting import ActiveRun, OutputError, StartRequest, begin_run, open_output
+from pipeline.starting import (
+    ActiveRun,
+    OutputError,
+    StartRequest,
+    begin_run,
+    open_output,
+    record_path,
+)
 from pipeline.stopping import STOP
 from pipeline.workers import Workers, cause
 from schemas.errors import InputError
@@ -102,13 +111,14 @@ class _Setup:
     """What a run is made of, checked before any image is read.
 
     Attributes:
+      output: Where the runs are.
       workers: Processes that score.
       parent: Record of the run whose rejects are retried.
       started: In UTC, and by the clock that times the stages.
     """
 
     options: ScoreOptions
-    output: Path
+    output: Output
     runner: Runner
     workers: Workers
     bundle: BundleInfo
@@ -151,7 +161,11 @@ def score_manifest(
       RunStoppedError: A stop was requested. Staged work is kept.
       RunFailedError: Anything else. Staged work is kept.
     """
-    setup = _set_up(options, prepare_worker)
+    with ExitStack() as held:
+        return _run(_set_up(options, prepare_worker, held), report)
+
+
+def _run(setup: _Setup, report: Report) -> dict:
     finished = finish_commits(setup.output)
     for record in finished:
         report("run_finished_earlier", run_id=record["run_id"])
@@ -174,7 +188,10 @@ def score_manifest(
     return record
 
 
-def _set_up(options: ScoreOptions, prepare_worker: Callable[[], None] | None) -> _Setup:
+def _set_up(
+    options: ScoreOptions, prepare_worker: Callable[[], None] | None, held: ExitStack
+) -> _Setup:
+    """Checks what can be checked before any image is read; `held` ends what is opened."""
     started, started_s = datetime.datetime.now(datetime.UTC), time.monotonic()
     runner = choose_runner(options.beam_args)
     _check_workers(options.workers, runner)
@@ -188,7 +205,7 @@ def _set_up(options: ScoreOptions, prepare_worker: Callable[[], None] | None) ->
         carried=carried_columns(options.manifest, options.carry),
         gradcam_top=options.gradcam_top,
     )
-    output = open_output(options.output)
+    output = held.enter_context(open_output(options.output))
     return _Setup(
         options=options,
         output=output,
@@ -212,7 +229,7 @@ def _check_workers(workers: int, runner: Runner) -> None:
         )
 
 
-def _retried_run(options: ScoreOptions, output: Path) -> dict | None:
+def _retried_run(options: ScoreOptions, output: Output) -> dict | None:
     """Returns the record of the run whose rejects are retried."""
     if options.retry_rejects is None:
         return None
@@ -221,8 +238,8 @@ def _retried_run(options: ScoreOptions, output: Path) -> dict | None:
             "--retry-rejects must not be given with --only-new, which skips rejects that have not"
             " changed. Leave one out."
         )
-    path = Path(options.retry_rejects).absolute()
-    if path.parent != output / "runs":
+    path = record_path(output, options.retry_rejects)
+    if path is None:
         raise InputError(
             "--retry-rejects must be the record of a run in --output, OUTPUT/runs/ID.json."
             f" Received: --retry-rejects {options.retry_rejects}."
@@ -244,7 +261,7 @@ def _published_already(setup: _Setup, finished: Iterable[dict]) -> dict | None:
     if not setup.options.resume:
         return None
     if run_id is not None:
-        path = setup.output / "runs" / f"{run_id}.json"
+        path = setup.output.run(run_id).record
         finished = [read_record(path)] if path.exists() else []
     wanted = (setup.settings.digest, setup.request.parent_run)
     same = [run for run in finished if (run.get("settings_digest"), run["parent_run"]) == wanted]
@@ -274,7 +291,7 @@ def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict:
         paths=paths,
         manifest=manifest,
         plan=plan,
-        scorer=setup.scorer,
+        scorer=setup.scorer if runner.is_local else share_bundle(paths, setup.scorer),
         thresholds=setup.thresholds,
         thresholds_id=setup.settings.thresholds_id,
         calibration=setup.bundle.calibration,
@@ -308,14 +325,14 @@ def _check_manifest(setup: _Setup, into: Path) -> CheckedManifest:
 
 def _plan(paths: RunPaths, manifest: CheckedManifest, setup: _Setup, report: Report) -> WorkPlan:
     for table in TABLES:
-        if broken := discard_broken_parts(paths.parts(table)):
+        fetch(paths, paths.parts(table))
+        if broken := discard_broken_parts(paths, table):
             report("parts_discarded", table=table, parts=broken)
     holders = None
     if setup.options.only_new:
         digest = setup.settings.scoring_digest
-        holders = [
-            run for run in committed_runs(setup.output) if run.get("scoring_digest") == digest
-        ]
+        runs = committed_runs(setup.output.folder)
+        holders = [run for run in runs if run.get("scoring_digest") == digest]
     plan = plan_work(paths, manifest, holders, setup.runner)
     report("planned", to_score=plan.work.rows, kept=plan.kept, skipped=plan.skipped)
     return plan

@@ -9,8 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.layout import RunPaths, staged_parts, staged_runs
-from pipeline.lock import Holder, find_holder
+from pipeline.layout import Output, RunPaths, staged_parts, staged_runs
+from pipeline.lock import Holder
+from pipeline.locking import living_holder
+from pipeline.mirror import fetch
 from pipeline.run_state import RunState, read_state
 from schemas.errors import InputError
 
@@ -56,7 +58,7 @@ class ListedRun:
     advice: str = ""
 
 
-def list_runs(output: Path) -> list[ListedRun]:
+def list_runs(output: Output) -> list[ListedRun]:
     """Returns the runs of an OUTPUT, newest first; those of unknown start go before all.
 
     Reads records, states and the footers of staged parts. Writes nothing.
@@ -67,14 +69,14 @@ def list_runs(output: Path) -> list[ListedRun]:
     Raises:
       InputError: There is no such folder.
     """
-    if not output.is_dir():
+    if not output.folder.is_dir():
         raise InputError(
             "OUTPUT must be a folder of runs, as `prescreen score --output` made it. Received:"
-            f" {output}, which is no folder."
+            f" {output.folder}, which is no folder."
         )
     # These first: a run that is published meanwhile is then found by its record.
     runs = {paths.run_id: _unfinished_run(paths) for paths in staged_runs(output)}
-    for path in (output / "runs").glob("[!.]*.json"):
+    for path in (output.folder / "runs").glob("[!.]*.json"):
         runs[path.stem] = _published_run(path)
     return sorted(runs.values(), key=_age, reverse=True)
 
@@ -119,7 +121,7 @@ def _read_without_files(path: Path) -> dict:
 def _unfinished_run(paths: RunPaths) -> ListedRun:
     holder = None
     try:
-        holder = find_holder(paths.lock)
+        holder = living_holder(paths)
         run = _describe(paths, read_state(paths))
     except InputError as error:
         run = ListedRun(paths.run_id, RunPhase.BROKEN, advice=str(error))
@@ -164,6 +166,7 @@ def _count_staged(paths: RunPaths) -> dict[str, int]:
     counts, unreadable = {}, 0
     for name, table in _STAGED_COUNTS.items():
         counts[name] = 0
+        fetch(paths, paths.parts(table))
         for part in staged_parts(paths.parts(table)):
             try:
                 counts[name] += pq.read_metadata(part).num_rows

@@ -7,7 +7,8 @@ import json
 import logging
 from pathlib import Path
 
-from pipeline.layout import RunPaths, staged_runs, write_atomically
+from pipeline.layout import Output, RunPaths, staged_runs, write_atomically
+from pipeline.mirror import send
 from schemas.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class RunState:
             "started": self.started.isoformat(),
         }
         write_atomically(paths.state, json.dumps(content, indent=2).encode() + b"\n")
+        send(paths, paths.state)
 
 
 def read_state(paths: RunPaths) -> RunState | None:
@@ -69,7 +71,7 @@ def read_state(paths: RunPaths) -> RunState | None:
     )
 
 
-def unfinished_runs(output: Path) -> list[tuple[RunPaths, RunState]]:
+def unfinished_runs(output: Output) -> list[tuple[RunPaths, RunState]]:
     """Returns the runs that began and are not published, newest first.
 
     One whose state cannot be read is warned of and left out: it must not keep all

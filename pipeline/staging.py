@@ -9,8 +9,10 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.layout import staged_parts, write_atomically
+from pipeline.layout import RunPaths, staged_parts
+from pipeline.mirror import discard
 from pipeline.progress import PROGRESS
+from pipeline.shared_files import make_shared_folder, write_shared
 
 ROWS_A_PART = 512
 _SECONDS_A_PART = 30.0
@@ -23,11 +25,11 @@ class StageRows(beam.PTransform):
     never overwrites one. Rows are staged at least once: the commit keeps one an id.
 
     Args:
-      folder: A folder that every worker reaches.
+      folder: A folder or prefix that every worker reaches.
       schema: Of the rows.
     """
 
-    def __init__(self, folder: Path, schema: pa.Schema):
+    def __init__(self, folder: str, schema: pa.Schema):
         super().__init__()
         self._folder = folder
         self._schema = schema
@@ -39,12 +41,12 @@ class StageRows(beam.PTransform):
 class StageRowsDoFn(beam.DoFn):
     """Flushes every `ROWS_A_PART` rows, 30 s, and at the end of a bundle."""
 
-    def __init__(self, folder: Path, schema: pa.Schema):
-        self._folder = folder
+    def __init__(self, folder: str, schema: pa.Schema):
+        self._folder = folder.rstrip("/")
         self._schema = schema
 
     def setup(self):
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_shared_folder(self._folder)
 
     def start_bundle(self):
         self._rows: list[dict] = []
@@ -54,7 +56,7 @@ class StageRowsDoFn(beam.DoFn):
         if not self._rows:
             self._oldest = time.monotonic()
         self._rows.append(row)
-        PROGRESS.add(self._folder.name)
+        PROGRESS.add(self._folder.rpartition("/")[2])
         if len(self._rows) >= ROWS_A_PART or time.monotonic() - self._oldest >= _SECONDS_A_PART:
             self._flush()
 
@@ -69,20 +71,21 @@ class StageRowsDoFn(beam.DoFn):
         pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         # The time first: in a local run parts then sort in the manifest's order.
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex}.parquet"
-        write_atomically(self._folder / name, buffer.getvalue())
+        write_shared(f"{self._folder}/{name}", buffer.getvalue())
         self._rows = []
 
 
-def discard_broken_parts(folder: Path) -> int:
+def discard_broken_parts(paths: RunPaths, table: str) -> int:
     """Removes what a crash or a failing disk left half written; returns the number of parts.
 
     Their images are scored again.
     """
+    folder = paths.parts(table)
     for path in folder.glob(".*.tmp"):
         path.unlink()
     broken = [part for part in staged_parts(folder) if not _is_whole(part)]
     for part in broken:
-        Path(part).unlink()
+        discard(paths, Path(part))
     return len(broken)
 
 

@@ -3,24 +3,23 @@
 import dataclasses
 import datetime
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from pipeline.layout import RunPaths
+from model.object_store import SCHEME
+from pipeline.layout import Output, RunPaths
 from pipeline.lock import RunLock
+from pipeline.locking import run_lock
+from pipeline.mirror import OutputError, discard, existing_output, fetch
 from pipeline.run_state import RunState, read_state, unfinished_runs
 from pipeline.settings import RowSettings, describe_difference
+from pipeline.store_lock import StoreLock
 from pipeline.uris import has_scheme
 from schemas.errors import InputError
 
 _GLOB_CHARACTERS = frozenset("*?[")
 _RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-
-
-class OutputError(Exception):
-    """OUTPUT cannot be written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,7 @@ class ActiveRun:
 
     paths: RunPaths
     state: RunState
-    lock: RunLock
+    lock: RunLock | StoreLock
 
     @property
     def is_resumed(self) -> bool:
@@ -63,33 +62,54 @@ class ActiveRun:
         return self.state.attempts > 1
 
 
-def open_output(output: str) -> Path:
-    """Returns the folder of all runs, made where it is missing.
+@contextmanager
+def open_output(output: str) -> Iterator[Output]:
+    """Gives the place of all runs; a local folder is made where it is missing.
 
     Raises:
-      InputError: It cannot be a folder of runs.
-      OutputError: It cannot be written.
+      InputError: It cannot hold runs.
+      OutputError: It cannot be written, or a store does not answer.
     """
-    if has_scheme(output):
+    if output.startswith(SCHEME):
+        _check_no_pattern(output)
+    elif has_scheme(output):
         raise InputError(
-            "--output must be a local folder in this version."
-            f" Received: --output {output}. Copy the finished run to the store."
+            f"--output must be a local folder, or a place on Google Cloud Storage ({SCHEME}...)."
+            f" Received: --output {output}. Score into one of these, and copy the finished run."
         )
-    path = Path(output).absolute()
-    if found := _GLOB_CHARACTERS & set(str(path)):
+    else:
+        _make_folder(Path(output).absolute())
+    with existing_output(output) as opened:
+        yield opened
+
+
+def _check_no_pattern(path: str) -> None:
+    if found := _GLOB_CHARACTERS & set(path):
         raise InputError(
             "--output must not hold characters of a pattern, which readers would expand."
             f" Received: {' '.join(sorted(found))} in its path. Name another folder."
         )
+
+
+def _make_folder(path: Path) -> None:
+    _check_no_pattern(str(path))
     if path.exists() and not path.is_dir():
-        raise InputError(f"--output must be a folder. Received: --output {output}, a file.")
+        raise InputError(f"--output must be a folder. Received: --output {path}, a file.")
     with _writing_output():
         (path / "_staging").mkdir(parents=True, exist_ok=True)
-    return path
+
+
+def record_path(output: Output, run: str) -> Path | None:
+    """Returns where here the record of a run in `output` is, None for a record elsewhere."""
+    if output.store:
+        folder, _, name = run.rpartition("/")
+        return output.folder / "runs" / name if folder == f"{output.store.uri}/runs" else None
+    path = Path(run).absolute()
+    return path if path.parent == output.folder / "runs" else None
 
 
 @contextmanager
-def begin_run(output: Path, request: StartRequest) -> Iterator[ActiveRun]:
+def begin_run(output: Output, request: StartRequest) -> Iterator[ActiveRun]:
     """Holds a run while it is worked on.
 
     A new run whose input turns out to be bad leaves nothing behind.
@@ -103,17 +123,19 @@ def begin_run(output: Path, request: StartRequest) -> Iterator[ActiveRun]:
     _check_not_published(paths)
     with ExitStack() as held:
         with _writing_output():
-            lock = held.enter_context(RunLock(paths.lock))
+            paths.staging.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context(run_lock(paths))
             run = ActiveRun(paths, _take_up(paths, request), lock)
         try:
             yield run
         except InputError:
             if not run.is_resumed:
-                shutil.rmtree(paths.staging, ignore_errors=True)
+                with suppress(OSError):
+                    discard(paths, paths.staging)
             raise
 
 
-def _choose(output: Path, request: StartRequest) -> RunPaths:
+def _choose(output: Output, request: StartRequest) -> RunPaths:
     if request.run_id is not None and not _RUN_ID.fullmatch(request.run_id):
         raise InputError(
             "--run-id must be a letter and up to 63 letters, digits, '_' or '-'."
@@ -123,7 +145,7 @@ def _choose(output: Path, request: StartRequest) -> RunPaths:
         for paths, state in unfinished_runs(output):
             if (state.digest, state.parent_run) == (request.settings.digest, request.parent_run):
                 return paths
-    return RunPaths(output, request.run_id or f"r{request.started:%Y%m%dT%H%M%SZ}")
+    return output.run(request.run_id or f"r{request.started:%Y%m%dT%H%M%SZ}")
 
 
 def _check_not_published(paths: RunPaths) -> None:
@@ -136,7 +158,10 @@ def _check_not_published(paths: RunPaths) -> None:
 
 def _take_up(paths: RunPaths, request: StartRequest) -> RunState:
     """Writes and returns the state of a run whose lock was just taken."""
-    _check_not_published(paths)  # by whoever held the lock until now
+    # By whoever held the lock until now.
+    fetch(paths, paths.record)
+    _check_not_published(paths)
+    fetch(paths, paths.state)
     settings = request.settings.to_json()
     state = read_state(paths)
     if state is None:
@@ -166,11 +191,7 @@ def _take_up(paths: RunPaths, request: StartRequest) -> RunState:
 
 def _clear(paths: RunPaths) -> None:
     """Removes what nothing says the settings of; the lock stays."""
-    for path in paths.staging.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path != paths.lock:
-            path.unlink()
+    discard(paths, paths.staging, keep=paths.lock)
 
 
 @contextmanager
@@ -179,6 +200,6 @@ def _writing_output() -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"--output must be a folder that can be written. Received: {error.strerror}."
+            f"--output must be a place that can be written. Received: {error.strerror}."
             " Nothing was published. Mend it and run again."
         ) from error

@@ -288,9 +288,9 @@ def test_score_bad_option_exits_2_before_an_image_is_read(phantoms, tmp_path, op
     _refused(tmp_path, arguments + options, message)
 
 
-def test_score_gs_output_is_refused(phantoms, tmp_path):
-    arguments = ["--manifest", str(phantoms / "manifest.csv"), "--output", "gs://bucket/x"]
-    _refused(tmp_path, arguments, "--output must be a local folder in this version")
+def test_score_output_on_a_store_without_locks_is_refused(phantoms, tmp_path):
+    arguments = ["--manifest", str(phantoms / "manifest.csv"), "--output", "s3://bucket/x"]
+    _refused(tmp_path, arguments, "--output must be a local folder, or a place on Google Cloud")
 
 
 def test_score_output_that_reads_as_a_pattern_is_refused(phantoms, tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import hashlib
 import os
 import threading
 import time
@@ -77,7 +78,8 @@ def draw(paths, *, top=3, limit=1000, uris=None, runner=LOCAL):
         ledger = freeze_ledger(connection, paths, WorkPlan(manifest))
         groups = plan_drawings(connection, ledger, settings, plan, paths.manifest)
     draw_overlays(plan, groups, paths, make_thresholds(), settings, 2, runner)
-    return sorted(tuple(row.values()) for row in read_rows(staged_parts(paths.built("drawn"))))
+    rows = read_rows(staged_parts(paths.built("drawn")))
+    return sorted(tuple(row.values())[:4] for row in rows)
 
 
 def overlay_of(image_id, finding):
@@ -197,6 +199,14 @@ def test_draw_overlays_outcome_names_the_file_where_it_will_be_published(paths, 
     os.rename(paths.built("gradcam"), paths.published("gradcam"))
     assert tree(paths.output / "gradcam") == [overlay.removeprefix("gradcam/")]
     Image.open(paths.output / overlay).load()
+
+
+def test_draw_overlays_outcome_has_digest_and_size_of_what_was_drawn(paths, source):
+    stage(paths, "scores", "1", [source("a", {"Mass": 200})])
+    draw(paths)
+    [row] = read_rows(staged_parts(paths.built("drawn")))
+    jpeg = (paths.built("gradcam") / overlay_name("a", "Mass")).read_bytes()
+    assert (row["sha256"], row["size_bytes"]) == (hashlib.sha256(jpeg).hexdigest(), len(jpeg))
 
 
 def test_draw_overlays_outcome_has_its_schema(paths, source):

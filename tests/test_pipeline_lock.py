@@ -106,7 +106,7 @@ def test_run_lock_half_written_by_a_dead_process_is_taken_over(path, content):
 
 
 def test_run_lock_heartbeat_renews_the_time(path, monkeypatch):
-    monkeypatch.setattr(lock, "_HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
     path.parent.mkdir()
     with RunLock(path) as held:
         os.utime(path, (0, 0))
@@ -118,7 +118,7 @@ def test_run_lock_heartbeat_renews_the_time(path, monkeypatch):
 
 
 def test_run_lock_taken_over_by_another_machine_must_not_publish(path, monkeypatch):
-    monkeypatch.setattr(lock, "_HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
     path.parent.mkdir()
     with RunLock(path) as held:
         write_holder(path, "another-host", 0)

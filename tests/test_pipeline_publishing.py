@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from pipeline import publishing
-from pipeline.layout import RunPaths
+from pipeline import mirror, publishing
+from pipeline.layout import Output, RunPaths
 from pipeline.lock import RunLock
 from pipeline.publishing import PublishError, finish_commits, prepare, publish
 from tests.fakes import tree
@@ -69,7 +69,7 @@ def stop_at(monkeypatch, step):
     for module, name in (
         (publishing.os, "rename"),
         (publishing, "write_atomically"),
-        (publishing.shutil, "rmtree"),
+        (mirror.shutil, "rmtree"),
     ):
         original = getattr(module, name)
         monkeypatch.setattr(
@@ -106,11 +106,10 @@ def test_publish_scores_come_after_the_overlays_that_they_name(tmp_path, monkeyp
 def test_publish_leftovers_that_cannot_be_removed_are_no_failure(tmp_path, monkeypatch):
     paths = built_run(tmp_path)
 
-    def busy(folder, ignore_errors=False):
-        if not ignore_errors:
-            raise OSError("busy")
+    def busy(folder):
+        raise OSError("busy")
 
-    monkeypatch.setattr(publishing.shutil, "rmtree", busy)
+    monkeypatch.setattr(mirror.shutil, "rmtree", busy)
     publish(paths, RECORD)
     assert json.loads(paths.record.read_text()) == RECORD
 
@@ -125,13 +124,13 @@ def test_finish_commits_crash_at_any_step_is_finished_by_the_next_start(
         with pytest.raises(Stopped):
             prepare(paths, RECORD)
             publish(paths, RECORD)
-    finished = finish_commits(paths.output)
+    finished = finish_commits(Output(paths.output))
     if step == 0:  # nothing was prepared: the run is resumed, not finished
         assert finished == [] and sorted(tree(paths.commit)) == sorted(BUILT)
         return
     assert finished == [RECORD]
     assert is_published(paths)
-    assert finish_commits(paths.output) == []
+    assert finish_commits(Output(paths.output)) == []
 
 
 def test_finish_commits_reader_of_scores_sees_all_or_nothing_at_each_step(tmp_path, monkeypatch):
@@ -157,8 +156,8 @@ def test_finish_commits_crashed_twice_is_finished_by_the_third(tmp_path, monkeyp
         with monkeypatch.context() as crash:
             stop_at(crash, step)
             with pytest.raises(Stopped):
-                finish_commits(paths.output)
-    assert finish_commits(paths.output) == [RECORD]
+                finish_commits(Output(paths.output))
+    assert finish_commits(Output(paths.output)) == [RECORD]
     assert is_published(paths)
 
 
@@ -167,7 +166,7 @@ def test_finish_commits_run_of_a_living_process_is_left_to_it(tmp_path):
     prepare(paths, RECORD)
     with RunLock(paths.lock):
         before = tree(paths.output)
-        assert finish_commits(paths.output) == []
+        assert finish_commits(Output(paths.output)) == []
         assert tree(paths.output) == before
 
 
@@ -177,7 +176,7 @@ def test_finish_commits_staging_left_beside_a_record_is_removed(tmp_path):
     shutil.copytree(paths.staging, tmp_path / "kept")
     publish(paths, RECORD)
     shutil.copytree(tmp_path / "kept", paths.staging)
-    assert finish_commits(paths.output) == [RECORD]
+    assert finish_commits(Output(paths.output)) == [RECORD]
     assert is_published(paths)
 
 
@@ -186,7 +185,7 @@ def test_finish_commits_file_is_missing_writes_no_record(tmp_path):
     prepare(paths, RECORD)
     (paths.commit / "rejects" / "b").unlink()
     with pytest.raises(PublishError) as caught:
-        finish_commits(paths.output)
+        finish_commits(Output(paths.output))
     assert str(caught.value) == (
         "Every file of a prepared run must be there to publish it. Received: run r1 without"
         " rejects/run_id=r1/b. Restore it, or remove _staging/r1 and what run_id=r1 has under"
@@ -198,7 +197,7 @@ def test_finish_commits_file_is_missing_writes_no_record(tmp_path):
 def test_finish_commits_unfinished_run_stays(tmp_path):
     paths = built_run(tmp_path)
     before = tree(paths.output)
-    assert finish_commits(paths.output) == []
+    assert finish_commits(Output(paths.output)) == []
     assert tree(paths.output) == before
 
 

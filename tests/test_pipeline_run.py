@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import tarfile
-import types
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -131,7 +130,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 def interrupt(archive, monkeypatch, call=3, error=FULL, **options):
     """Lets a run fail when it writes its third part."""
     with monkeypatch.context() as broken:
-        fail_at(broken, staging, "write_atomically", call, error)
+        fail_at(broken, staging, "write_shared", call, error)
         with pytest.raises(RunFailedError) as caught:
             archive.score(**{"run_id": "night", **options})
     return caught.value
@@ -352,7 +351,7 @@ def test_score_manifest_killed_after_its_record_is_not_scored_again_by_a_resume(
         raise Killed
 
     with monkeypatch.context() as broken:
-        broken.setattr(publishing, "shutil", types.SimpleNamespace(rmtree=die))
+        broken.setattr(publishing, "_tidy_up", die)
         with pytest.raises(Killed):
             archive.score(**options)
     scorer.batches.clear()

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.layout import RunPaths
+from pipeline.layout import Output, RunPaths
 from pipeline.lock import Holder, RunLock
 from pipeline.run_listing import ListedRun, RunPhase, list_runs
 from pipeline.run_state import RunState
@@ -88,7 +88,7 @@ def test_list_runs_of_no_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "nowhere", tmp_path / "file"):
         with pytest.raises(InputError) as raised:
-            list_runs(path)
+            list_runs(Output(path))
         assert str(raised.value) == (
             "OUTPUT must be a folder of runs, as `prescreen score --output` made it. Received:"
             f" {path}, which is no folder."
@@ -96,15 +96,15 @@ def test_list_runs_of_no_folder_is_refused(tmp_path):
 
 
 def test_list_runs_of_an_empty_folder_is_empty(tmp_path):
-    assert list_runs(tmp_path) == []
+    assert list_runs(Output(tmp_path)) == []
     (tmp_path / "_staging").mkdir()
     (tmp_path / "runs").mkdir()
-    assert list_runs(tmp_path) == []
+    assert list_runs(Output(tmp_path)) == []
 
 
 def test_list_runs_published_says_what_became_of_its_images(tmp_path):
     publish(tmp_path, "r1", 1)
-    assert list_runs(tmp_path) == [published("r1", 1)]
+    assert list_runs(Output(tmp_path)) == [published("r1", 1)]
 
 
 def test_list_runs_are_newest_first_whatever_their_names_and_states(tmp_path):
@@ -112,7 +112,7 @@ def test_list_runs_are_newest_first_whatever_their_names_and_states(tmp_path):
     publish(tmp_path, "aa", 4)
     begin(tmp_path, "mm", 3)
     publish(tmp_path, "bb", 2, started_at="2026-11-02T05:29:17+01:00")
-    assert list_runs(tmp_path) == [
+    assert list_runs(Output(tmp_path)) == [
         published("aa", 4),
         unfinished("mm", 3),
         published("bb", 2),
@@ -125,7 +125,7 @@ def test_list_runs_order_is_that_of_their_starts(tmp_path_factory, days):
     output = tmp_path_factory.mktemp("out")
     for number, day in enumerate(days):
         publish(output, f"r{number}", day)
-    assert [run.started.day for run in list_runs(output)] == sorted(days, reverse=True)
+    assert [run.started.day for run in list_runs(Output(output))] == sorted(days, reverse=True)
 
 
 def test_list_runs_unfinished_counts_the_rows_of_whole_parts(tmp_path):
@@ -133,14 +133,14 @@ def test_list_runs_unfinished_counts_the_rows_of_whole_parts(tmp_path):
     stage(paths, "rejects", 3)
     stage(paths, "plan", 99)
     (paths.parts("scores") / ".9.parquet.tmp").write_bytes(b"half")
-    assert list_runs(tmp_path) == [unfinished("r1", 1, scored=1031, rejected=3)]
+    assert list_runs(Output(tmp_path)) == [unfinished("r1", 1, scored=1031, rejected=3)]
 
 
 def test_list_runs_unfinished_counts_parts_that_cannot_be_read(tmp_path):
     paths = begin(tmp_path, "r1", 1, scores=(512, 512))
     part = paths.parts("scores") / "1.parquet"
     part.write_bytes(part.read_bytes()[:-9])
-    (run,) = list_runs(tmp_path)
+    (run,) = list_runs(Output(tmp_path))
     assert run.state == RunPhase.UNFINISHED
     assert run.counts == {"scored": 512, "rejected": 0, "unreadable_parts": 1}
 
@@ -148,7 +148,7 @@ def test_list_runs_unfinished_counts_parts_that_cannot_be_read(tmp_path):
 def test_list_runs_built_and_not_published_is_committing(tmp_path):
     paths = begin(tmp_path, "r1", 1, scores=(8,))
     paths.prepared.write_text("{}")
-    assert list_runs(tmp_path) == [
+    assert list_runs(Output(tmp_path)) == [
         ListedRun(
             "r1",
             RunPhase.COMMITTING,
@@ -164,7 +164,7 @@ def test_list_runs_built_and_not_published_is_committing(tmp_path):
 def test_list_runs_without_a_state_has_only_begun(tmp_path):
     RunPaths(tmp_path, "r1").staging.mkdir(parents=True)
     (tmp_path / "_staging" / "a file").touch()
-    assert list_runs(tmp_path) == [
+    assert list_runs(Output(tmp_path)) == [
         ListedRun(
             "r1", RunPhase.BEGUN, advice="Ended before it said what it is. Remove _staging/r1."
         )
@@ -177,7 +177,7 @@ def test_list_runs_published_stays_so_with_leftovers(tmp_path):
     paths.prepared.write_text("{}")
     publish(tmp_path, "r2", 2)
     RunPaths(tmp_path, "r2").staging.mkdir()
-    assert list_runs(tmp_path) == [published("r2", 2), published("r1", 1)]
+    assert list_runs(Output(tmp_path)) == [published("r2", 2), published("r1", 1)]
 
 
 # Who works on it.
@@ -189,7 +189,7 @@ def test_list_runs_held_by_a_process_is_running(tmp_path, prepared):
     if prepared:
         paths.prepared.write_text("{}")
     with RunLock(paths.lock):
-        (run,) = list_runs(tmp_path)
+        (run,) = list_runs(Output(tmp_path))
     assert (run.state, run.counts) == (RunPhase.RUNNING, {"scored": 5, "rejected": 0})
     assert (run.started, run.settings) == (at(1), SETTINGS)
     assert (run.holder.process, run.holder.host) == (os.getpid(), socket.gethostname())
@@ -203,7 +203,7 @@ def test_list_runs_held_before_its_state_is_written_is_running(tmp_path):
     paths = RunPaths(tmp_path, "r1")
     paths.staging.mkdir(parents=True)
     with RunLock(paths.lock):
-        (run,) = list_runs(tmp_path)
+        (run,) = list_runs(Output(tmp_path))
     assert (run.state, run.started, run.counts) == (RunPhase.RUNNING, None, {})
 
 
@@ -211,19 +211,19 @@ def test_list_runs_held_under_a_state_of_another_version_is_running(tmp_path):
     paths = begin(tmp_path, "r1", 1)
     paths.state.write_text(json.dumps({"state_version": 99}))
     with RunLock(paths.lock):
-        (run,) = list_runs(tmp_path)
+        (run,) = list_runs(Output(tmp_path))
     assert run.state == RunPhase.RUNNING
 
 
 def test_list_runs_held_elsewhere_is_running_until_it_gives_no_sign_of_life(tmp_path):
     paths = begin(tmp_path, "r1", 1)
     paths.lock.write_text(json.dumps({"host": "elsewhere", "process": 7, "token": "t"}))
-    (run,) = list_runs(tmp_path)
+    (run,) = list_runs(Output(tmp_path))
     assert run.state == RunPhase.RUNNING
     assert run.holder == Holder("elsewhere", 7, "t", run.holder.age_s)
     long_ago = time.time() - 3600
     os.utime(paths.lock, (long_ago, long_ago))
-    assert list_runs(tmp_path) == [unfinished("r1", 1)]
+    assert list_runs(Output(tmp_path)) == [unfinished("r1", 1)]
 
 
 def test_list_runs_lock_of_a_dead_process_here_is_no_holder(tmp_path):
@@ -231,7 +231,7 @@ def test_list_runs_lock_of_a_dead_process_here_is_no_holder(tmp_path):
     paths.lock.write_text(
         json.dumps({"host": socket.gethostname(), "process": os.getpid(), "token": "t"})
     )
-    assert list_runs(tmp_path) == [unfinished("r1", 1)]
+    assert list_runs(Output(tmp_path)) == [unfinished("r1", 1)]
 
 
 # What cannot be read.
@@ -261,7 +261,7 @@ def test_list_runs_damaged_record_is_broken_and_hides_no_other(tmp_path, content
         f"runs/r1.json is not as `prescreen score` wrote it ({what})."
         " Restore it, or remove it and what it published."
     )
-    assert list_runs(tmp_path) == [
+    assert list_runs(Output(tmp_path)) == [
         ListedRun("r1", RunPhase.BROKEN, advice=advice),
         published("r2", 2),
     ]
@@ -269,7 +269,7 @@ def test_list_runs_damaged_record_is_broken_and_hides_no_other(tmp_path, content
 
 def test_list_runs_record_that_is_no_file_is_broken(tmp_path):
     (tmp_path / "runs" / "r1.json").mkdir(parents=True)
-    (run,) = list_runs(tmp_path)
+    (run,) = list_runs(Output(tmp_path))
     assert run.state == RunPhase.BROKEN
     assert "(Is a directory)" in run.advice
 
@@ -287,7 +287,7 @@ def test_list_runs_record_that_is_no_file_is_broken(tmp_path):
 def test_list_runs_damaged_state_is_broken_and_hides_no_other(tmp_path, content, what):
     begin(tmp_path, "r2", 2)
     begin(tmp_path, "r1", 1).state.write_bytes(content)
-    broken, other = list_runs(tmp_path)
+    broken, other = list_runs(Output(tmp_path))
     assert other == unfinished("r2", 2)
     assert (broken.run_id, broken.state) == ("r1", RunPhase.BROKEN)
     assert broken.advice == (
@@ -298,7 +298,7 @@ def test_list_runs_damaged_state_is_broken_and_hides_no_other(tmp_path, content,
 
 def test_list_runs_state_of_another_version_is_broken_with_its_remedy(tmp_path):
     begin(tmp_path, "r1", 1).state.write_text(json.dumps({"state_version": 99}))
-    (run,) = list_runs(tmp_path)
+    (run,) = list_runs(Output(tmp_path))
     assert run == ListedRun(
         "r1",
         RunPhase.BROKEN,
@@ -312,7 +312,7 @@ def test_list_runs_temporary_and_foreign_files_are_no_runs(tmp_path):
     for name in (".r2.json.tmp", "._r1.json", "notes.txt"):
         (tmp_path / "runs" / name).touch()
     (tmp_path / "_staging" / ".check-abc").mkdir(parents=True)
-    assert list_runs(tmp_path) == [published("r1", 1)]
+    assert list_runs(Output(tmp_path)) == [published("r1", 1)]
 
 
 # Many runs.
@@ -325,13 +325,13 @@ def test_list_runs_record_is_read_alike_with_any_number_of_files(tmp_path, files
     publish(tmp_path, "r2", 2, files=files).write_text(
         json.dumps(json.loads((tmp_path / "runs" / "r2.json").read_text()))
     )
-    assert list_runs(tmp_path) == [published("r2", 2), published("r1", 1)]
+    assert list_runs(Output(tmp_path)) == [published("r2", 2), published("r1", 1)]
 
 
 def test_list_runs_leaves_lists_of_files_unread(tmp_path):
     path = publish(tmp_path, "r1", 1, files=1000)
     path.write_bytes(path.read_bytes().replace(b'"rows": 4', b'"rows": :'))
-    assert list_runs(tmp_path) == [published("r1", 1)]
+    assert list_runs(Output(tmp_path)) == [published("r1", 1)]
 
 
 def test_list_runs_writes_nothing(tmp_path):
@@ -339,7 +339,7 @@ def test_list_runs_writes_nothing(tmp_path):
     paths = begin(tmp_path, "r2", 2, scores=(3,))
     paths.lock.touch()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    list_runs(tmp_path)
+    list_runs(Output(tmp_path))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

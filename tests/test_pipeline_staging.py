@@ -46,7 +46,7 @@ def folder(tmp_path):
 @pytest.fixture
 def dofn(folder):
     """A DoFn at the start of a bundle."""
-    dofn = StageRowsDoFn(folder, SCHEMA)
+    dofn = StageRowsDoFn(str(folder), SCHEMA)
     dofn.setup()
     dofn.start_bundle()
     return dofn
@@ -135,7 +135,7 @@ def test_stage_rows_bundle_given_up_leaves_no_row_to_the_next(dofn, folder):
 
 
 def test_stage_rows_part_has_the_schema_and_is_compressed(tmp_path):
-    dofn = StageRowsDoFn(tmp_path, scores_schema(("site",)))
+    dofn = StageRowsDoFn(str(tmp_path), scores_schema(("site",)))
     dofn.setup()
     dofn.start_bundle()
     rows = [
@@ -159,7 +159,7 @@ def test_stage_rows_in_a_pipeline_stages_every_row_once(tmp_path):
     folder = tmp_path / "rejects"
     LOCAL.run(
         lambda pipeline: (
-            pipeline | Create(rows, reshuffle=False) | StageRows(folder, REJECTS_SCHEMA)
+            pipeline | Create(rows, reshuffle=False) | StageRows(str(folder), REJECTS_SCHEMA)
         )
     )
     parts = staged_parts(folder)

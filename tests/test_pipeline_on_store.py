@@ -1,0 +1,230 @@
+"""Runs whose manifest, images, bundle and OUTPUT are on a store, and what readers see of them."""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from jobs.cli import cli
+from model.bundle import demo_bundle_path, load_bundle_info
+from model.object_store import ObjectFolder
+from model.serving import ScorerSettings
+from pipeline import publishing, run, scoring, staging
+from pipeline.archive import share_bundle
+from pipeline.layout import RunPaths
+from pipeline.listing import list_images
+from pipeline.mirror import OutputError
+from pipeline.run import RunFailedError, ScoreOptions, score_manifest
+from pipeline.stopping import STOP
+from pipeline.store_lock import StoreLock
+from schemas.errors import InputError
+from tests.fakes import MODEL_ID, FakeScorer, read_rows, varied_picture, write_picture
+from tests.gcs import BUCKET, storage
+
+IMAGES = 20
+ROOT = f"gs://{BUCKET}"
+OUTPUT = f"{ROOT}/results"
+
+
+@pytest.fixture
+def scorer(monkeypatch):
+    fake = FakeScorer().install(monkeypatch)
+    monkeypatch.setattr(run, "load_scorer", scoring.load_scorer)
+    monkeypatch.setattr(staging, "ROWS_A_PART", 8)
+    STOP.reset()
+    yield fake
+    STOP.reset()
+
+
+@pytest.fixture
+def store(tmp_path, scorer, monkeypatch):
+    """A store that holds an archive and a bundle; no other folder of this machine is used."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    with storage(tmp_path) as faulty:
+        demo, files = Path(demo_bundle_path()), []
+        files += [(demo / name, f"bundle/{name}") for name in ("bundle.json", "model.keras")]
+        for number in range(IMAGES):
+            name = f"xrays/images/{number:02d}.png"
+            files.append((write_picture(tmp_path / name, varied_picture(number)), name))
+        uris = [f"images/{number:02d}.png" for number in range(IMAGES)]
+        rows = [*uris, "images/missing.png", "manifest.csv"]
+        manifest = tmp_path / "xrays/manifest.csv"
+        manifest.write_text("\n".join(["uri", *rows]) + "\n")
+        ObjectFolder(ROOT).upload([*files, (manifest, "xrays/manifest.csv")])
+        yield faulty
+    assert list(scratch.iterdir()) == []
+
+
+def score(*, report=lambda event, **facts: None, **options):
+    defaults = {
+        "manifest": f"{ROOT}/xrays/manifest.csv",
+        "output": OUTPUT,
+        "bundle": f"{ROOT}/bundle",
+        "run_id": "night",
+        "reject_limit": 1.0,
+        "batch_size": 8,
+        "gradcam_limit": 4,
+        "gradcam_top": 2,
+    }
+    return score_manifest(ScoreOptions(**(defaults | options)), report)
+
+
+def names(prefix=""):
+    return [found.name for found in ObjectFolder(OUTPUT).objects(prefix)]
+
+
+def rows(record, table="scores"):
+    """Returns the rows of a run by id, as one who follows its record reads them."""
+    files = [file["path"] for file in record["files"] if file["path"].startswith(table)]
+    found = [
+        row
+        for file in files
+        for row in pq.read_table(pa.BufferReader(ObjectFolder(OUTPUT).read(file))).to_pylist()
+    ]
+    return {row["image_id"]: row for row in found}
+
+
+def comparable(found):
+    """Returns rows without what differs between a run here and one there."""
+    own = ("scored_at", "uri", "source_version")
+    return {
+        image_id: {name: value for name, value in row.items() if name not in own}
+        for image_id, row in found.items()
+    }
+
+
+def test_run_all_on_a_store_with_faults_publishes_what_a_local_run_does(store, tmp_path):
+    for method, part, fault in (
+        ("GET", "prefix=results/runs/", "503"),
+        ("GET", "xrays/images/03.png", "503"),
+        ("GET", "xrays/images/04.png", "reset"),
+        ("GET", "model.keras", "cut"),
+        ("POST", "_staging/night/lock", "lost"),
+        ("POST", "_staging/night/scores", "503"),
+        ("POST", "_staging/night/scores", "lost"),
+        ("GET", "_staging/night/scores", "reset"),
+        ("POST", "results/gradcam", "reset"),
+        ("POST", "results/scores/run_id=night", "503"),
+        ("POST", "results/runs/night.json", "lost"),
+        ("DELETE", "_staging/night", "503"),
+    ):
+        store.fail(method, part, fault)
+    record = score()
+    assert store.faults_left() == []
+    local = score(manifest=str(tmp_path / "xrays/manifest.csv"), output=str(tmp_path / "local"))
+    assert record["counts"] == local["counts"]
+    assert record["counts"]["scored"] == IMAGES and record["counts"]["drawn"] == 4
+    for table in ("scores", "rejects"):
+        files = sorted((tmp_path / "local" / table / "run_id=night").glob("*.parquet"))
+        expected = {row["image_id"]: row for row in read_rows(files)}
+        assert comparable(rows(record, table)) == comparable(expected)
+    assert json.loads(ObjectFolder(OUTPUT).read("runs/night.json")) == record
+    assert names() == sorted(["runs/night.json", *(file["path"] for file in record["files"])])
+
+
+@pytest.fixture
+def crash_before_the_record(monkeypatch):
+    def crash(*_):
+        raise RuntimeError("power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "_write_record", crash)
+        with pytest.raises(RunFailedError, match="Nothing was published"):
+            score()
+
+
+def test_run_without_its_record_is_no_run_and_a_resume_publishes_it(
+    store, scorer, crash_before_the_record
+):
+    # What a crash left where the run is published is in nobody's way.
+    ObjectFolder(OUTPUT).write("scores/run_id=night/part-00007.parquet", b"left over")
+    ObjectFolder(OUTPUT).write("gradcam/run_id=night/00/x.jpg", b"left over")
+    assert names("scores/") and not names("runs/")
+    scored = len(scorer.batches)
+    record = score(resume=True)
+    assert len(scorer.batches) == scored
+    assert record["counts"]["kept"] == IMAGES + 1  # what was missing is looked for again
+    assert sorted(rows(record)) == [f"images/{number:02d}.png" for number in range(IMAGES)]
+    assert names() == sorted(["runs/night.json", *(file["path"] for file in record["files"])])
+
+
+def test_run_held_by_another_is_refused(store):
+    lock = StoreLock(ObjectFolder(OUTPUT), "_staging/night/lock", "night")
+    with lock, pytest.raises(InputError, match="held by process"):
+        score()
+    score()
+
+
+def test_run_id_that_is_published_is_refused_and_again_resumed_is_that_run(store):
+    record = score()
+    with pytest.raises(InputError, match="night, which is there already"):
+        score()
+    assert score(resume=True) == record
+
+
+def test_run_only_new_and_retry_rejects_find_the_runs_of_the_store(store, tmp_path):
+    score()
+    changed = write_picture(tmp_path / "changed.png", varied_picture(99))
+    folder = ObjectFolder(ROOT)
+    folder.upload([(changed, "xrays/images/05.png"), (changed, "xrays/images/missing.png")])
+    record = score(run_id="next", only_new=True)
+    assert sorted(rows(record)) == ["images/05.png", "images/missing.png"]
+    assert record["counts"]["skipped"] == IMAGES
+    retried = score(run_id="retry", retry_rejects=f"{OUTPUT}/runs/night.json")
+    assert sorted(rows(retried)) == ["images/missing.png"]
+    assert sorted(rows(retried, "rejects")) == ["manifest.csv"]
+    with pytest.raises(InputError, match="--retry-rejects must be the record of a run in --output"):
+        score(run_id="other", retry_rejects=f"{ROOT}/elsewhere/runs/night.json")
+
+
+def test_bundle_of_this_machine_is_shared_with_workers_elsewhere(store, tmp_path):
+    paths = RunPaths(tmp_path, "night", ObjectFolder(OUTPUT))
+    settings = ScorerSettings(demo_bundle_path(), MODEL_ID, "float32", "none")
+    shared = share_bundle(paths, settings)
+    assert shared == dataclasses.replace(settings, bundle=f"{OUTPUT}/_staging/night/bundle")
+    assert load_bundle_info(shared.bundle) == load_bundle_info(demo_bundle_path())
+    assert share_bundle(paths, shared) == shared
+    assert share_bundle(RunPaths(tmp_path, "night"), settings) == settings
+
+
+def test_runs_and_verify_read_a_store(store, crash_before_the_record, monkeypatch):
+    score(run_id="whole")
+    listed = CliRunner().invoke(cli, ["runs", OUTPUT])
+    assert listed.exit_code == 0
+    lines = {line.split()[0]: line for line in listed.output.splitlines()}
+    assert "published" in lines["whole"] and f"{IMAGES} scored" in lines["whole"]
+    assert "unfinished" in lines["night"] and f"{IMAGES} scored" in lines["night"]
+    verified = CliRunner().invoke(cli, ["verify", f"{OUTPUT}/runs/whole.json"])
+    assert verified.exit_code == 0 and "is what was published" in verified.output
+    overlay = names("gradcam/run_id=whole")[0]
+    ObjectFolder(OUTPUT).write(overlay, b"changed")
+    ObjectFolder(OUTPUT).write("scores/run_id=whole/part-00009.parquet", b"")
+    changed = CliRunner().invoke(cli, ["verify", f"{OUTPUT}/runs/whole.json"])
+    assert changed.exit_code == 1
+    assert f"{overlay}: has 7 bytes" in changed.output
+    assert "part-00009.parquet: is not in the record" in changed.output
+
+
+def test_manifest_of_a_prefix_asks_for_pages_and_not_for_each_object(store):
+    store.page_size = 8
+    store.requests.clear()
+    listing = list_images([f"{ROOT}/xrays/"], output=f"{ROOT}/listed.csv")
+    assert (listing.rows, listing.left_out) == (IMAGES, 1)
+    asked = [path for method, path in store.requests if method == "GET"]
+    assert len([path for path in asked if "prefix=xrays/" in path]) == 3
+    assert not [path for path in asked if ".png" in path.partition("pageToken")[0]]
+    lines = ObjectFolder(ROOT).read("listed.csv").decode().splitlines()
+    assert lines[:2] == ["image_id,uri", "xrays/images/00.png,xrays/images/00.png"]
+
+
+def test_output_in_a_bucket_that_is_not_there_fails_before_any_image_is_read(store, scorer):
+    with pytest.raises(OutputError, match="no such object or bucket"):
+        score(output="gs://none/results")
+    assert not scorer.batches
