@@ -5,9 +5,10 @@ import dataclasses
 import datetime
 import errno
 import functools
+import io
 import os
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +19,10 @@ if typing.TYPE_CHECKING:
 SCHEME = "gs://"
 
 _AT_ONCE = 8
-"""Objects moved at once; the client keeps no more than ten connections."""
+"""Objects moved at once."""
+
+_CONNECTIONS = 64
+"""Kept open by a process, of which many threads read images; the client's own limit is ten."""
 
 _READ_BYTES = 1024 * 1024
 """Read at once of an object of which a part is wanted; a multiple of 256 KiB."""
@@ -49,14 +53,16 @@ class ObjectFolder:
     """All objects whose names begin as `uri` says.
 
     Each method raises an OSError where the store refuses or does not answer, a
-    FileNotFoundError where there is no such object or bucket. Requests that another
-    attempt may help are tried again.
+    FileNotFoundError where there is no such object or bucket.
 
     Attributes:
       uri: `gs://bucket` or `gs://bucket/folder`, without `/` at its end.
+      tries_again: Whether `find` and `read` try again what another attempt may help, as all
+        others do.
     """
 
     uri: str
+    tries_again: bool = True
 
     def objects(self, prefix: str = "") -> Iterator[StoredObject]:
         """Gives the objects whose names begin so, in the order of their names.
@@ -79,13 +85,27 @@ class ObjectFolder:
     def find(self, name: str) -> StoredObject | None:
         """Returns an object, or None where there is none."""
         with _os_errors():
-            blob = self._bucket.get_blob(self._object_name(name), timeout=_TIMEOUT_S)
+            blob = self._bucket.get_blob(self._object_name(name), **self._patience)
         return blob and StoredObject(name, blob.size, blob.generation, blob.updated)
 
-    def read(self, name: str) -> bytes:
-        """Returns an object's content."""
+    def read(
+        self,
+        name: str,
+        generation: int | None = None,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> bytes:
+        """Returns an object's content.
+
+        Args:
+          name: Of the object.
+          generation: The one wanted; the newest if None.
+          on_progress: Called after each piece.
+        """
+        content = _Content(on_progress)
         with _os_errors():
-            return self._blob(name).download_as_bytes(timeout=_TIMEOUT_S)
+            blob = self._bucket.blob(self._object_name(name), generation=generation)
+            blob.download_to_file(content, **self._patience)
+        return content.getvalue()
 
     def open(self, name: str) -> BinaryIO:
         """Returns an object to read parts of; reading it raises the store's own errors."""
@@ -148,6 +168,11 @@ class ObjectFolder:
         _all_at_once(remove, names)
 
     @property
+    def _patience(self) -> dict:
+        """Arguments of a request."""
+        return {"timeout": _TIMEOUT_S, **({} if self.tries_again else {"retry": None})}
+
+    @property
     def _bucket_name(self) -> str:
         return self.uri.removeprefix(SCHEME).partition("/")[0]
 
@@ -163,13 +188,37 @@ class ObjectFolder:
         return f"{folder}/{name}" if folder else name
 
 
+def object_of(uri: str, *, tries_again: bool = True) -> tuple[ObjectFolder, str]:
+    """Returns the folder of an object, and its name there."""
+    folder, _, name = uri.rpartition("/")
+    return ObjectFolder(folder, tries_again), name
+
+
+class _Content(io.BytesIO):
+    """What was downloaded so far."""
+
+    def __init__(self, on_progress: Callable[[], None]):
+        super().__init__()
+        self._on_progress = on_progress
+
+    def write(self, piece) -> int:
+        self._on_progress()
+        return super().write(piece)
+
+
 @functools.cache
 def _client() -> "Client":
     """Returns the client of this process."""
-    from google.cloud import storage  # takes half a second, which most commands need not
+    # Half a second, which most commands need not wait.
+    from google.cloud import storage
+    from requests.adapters import HTTPAdapter
 
     with _os_errors():
-        return storage.Client(project=None)
+        client = storage.Client(project=None)
+    # Else each thread beyond the tenth would connect anew for each request.
+    for scheme in ("https://", "http://"):
+        client._http.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
+    return client
 
 
 def _all_at_once(move, items: Iterable) -> None:

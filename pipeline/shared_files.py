@@ -6,7 +6,7 @@ Each is named by its absolute path or by its uri, and is there whole or not at a
 from pathlib import Path
 from typing import BinaryIO
 
-from model.object_store import SCHEME, ObjectFolder
+from model.object_store import SCHEME, object_of
 from pipeline.layout import write_atomically
 
 
@@ -19,7 +19,7 @@ def make_shared_folder(folder: str) -> None:
 def write_shared(path: str, data: bytes) -> None:
     """Writes a file for the other workers and the commit to read."""
     if path.startswith(SCHEME):
-        store, name = _split(path)
+        store, name = object_of(path)
         store.write(name, data)
     else:
         write_atomically(Path(path), data)
@@ -28,11 +28,6 @@ def write_shared(path: str, data: bytes) -> None:
 def open_shared(path: str) -> BinaryIO:
     """Returns a file to read parts of."""
     if path.startswith(SCHEME):
-        store, name = _split(path)
+        store, name = object_of(path)
         return store.open(name)
     return open(path, "rb")
-
-
-def _split(uri: str) -> tuple[ObjectFolder, str]:
-    folder, _, name = uri.rpartition("/")
-    return ObjectFolder(folder), name

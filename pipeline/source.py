@@ -11,6 +11,7 @@ from typing import BinaryIO, TypeVar
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from model.object_store import SCHEME, object_of
 from model.reading import (
     FileVersion,
     SourceFile,
@@ -114,12 +115,35 @@ def look_up(uri: str) -> FileVersion:
 
 
 def _look_up_remote(uri: str) -> FileVersion:
+    if uri.startswith(SCHEME):
+        return _look_up_object(uri)
     with _naming_remote_errors():
         # Not match, which would take brackets in a name for a pattern.
         found = FileSystems.get_filesystem(uri).metadata(uri)
     # Exact: a float of seconds times 1e9 is not.
     modified_ns = int(Decimal(repr(found.last_updated_in_seconds)) * 10**9)
     return FileVersion(found.size_in_bytes, str(modified_ns))
+
+
+def _look_up_object(uri: str) -> FileVersion:
+    store, name = object_of(uri, tries_again=False)
+    with _naming_remote_errors():
+        found = store.find(name)
+    if found is None:
+        raise ImageError(Reason.NOT_FOUND, "no file at the uri")
+    return FileVersion(found.size_bytes, str(found.generation))
+
+
+def _read_object(uri: str, version: FileVersion, on_progress: Callable[[], None]) -> bytes:
+    """Returns the content of that version: two requests an image, where Beam makes six."""
+    store, name = object_of(uri, tries_again=False)
+    with _naming_remote_errors():
+        try:
+            return store.read(name, int(version.version), on_progress)
+        except FileNotFoundError as error:
+            # Or removed; another attempt will tell.
+            detail = "the file was replaced while it was read"
+            raise TransientError(Reason.READ_ERROR, detail) from error
 
 
 @contextmanager
@@ -149,6 +173,8 @@ def _read(uri: str, watch: Watch, make_room: Callable[[int], None]) -> SourceFil
     make_room(version.size_bytes)
     if not has_scheme(uri):
         return SourceFile(read_content(uri, version, watch.moved), version)
+    if uri.startswith(SCHEME):
+        return SourceFile(_read_object(uri, version, watch.moved), version)
     with open_source(uri) as file:
         return SourceFile(read_whole(file, watch.moved), version)
 

@@ -1,7 +1,7 @@
 """A Google Cloud Storage on this machine, with the faults of the real one.
 
-PyPI's `gcp-storage-emulator` holds the objects. A proxy before it adds what the emulator
-leaves out, preconditions and pages, and the faults that a test asks for.
+PyPI's `gcp-storage-emulator` holds the objects. A proxy before it adds what that leaves
+out (preconditions, generations that are gone, pages) and the faults that a test asks for.
 """
 
 import contextlib
@@ -83,6 +83,11 @@ class FaultyStore:
             name = json.loads(found[1]) if found else query["name"]
             if wanted != self._generation(name):
                 return 412, [], b'{"error": {"code": 412, "message": "conditionNotMet"}}'
+        wanted, asked = query.get("generation"), urllib.parse.urlsplit(path).path
+        if wanted is not None and asked.startswith("/download/"):
+            name = urllib.parse.unquote(asked.rpartition("/")[2])
+            if wanted != self._generation(name):
+                return 404, [], b'{"error": {"code": 404, "message": "notFound"}}'
         answer = self._forward(method, path, headers, body)
         if method == "GET" and urllib.parse.urlsplit(path).path.endswith("/o"):
             return self._page(answer, int(query.get("pageToken", 0)))

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from jobs.cli import cli
 from model.bundle import demo_bundle_path, load_bundle_info
 from model.object_store import ObjectFolder
+from model.reading import FileVersion
 from model.serving import ScorerSettings
 from pipeline import publishing, run, scoring, staging
 from pipeline.archive import share_bundle
@@ -20,9 +21,11 @@ from pipeline.layout import RunPaths
 from pipeline.listing import list_images
 from pipeline.mirror import OutputError
 from pipeline.run import RunFailedError, ScoreOptions, score_manifest
+from pipeline.source import read_source, source_version
 from pipeline.stopping import STOP
 from pipeline.store_lock import StoreLock
 from schemas.errors import InputError
+from schemas.rejects import ImageError, Reason
 from tests.fakes import MODEL_ID, FakeScorer, read_rows, varied_picture, write_picture
 from tests.gcs import BUCKET, storage
 
@@ -119,6 +122,7 @@ def test_run_all_on_a_store_with_faults_publishes_what_a_local_run_does(store, t
     record = score()
     assert store.faults_left() == []
     local = score(manifest=str(tmp_path / "xrays/manifest.csv"), output=str(tmp_path / "local"))
+    assert record["read_retries"] == 2
     assert record["counts"] == local["counts"]
     assert record["counts"]["scored"] == IMAGES and record["counts"]["drawn"] == 4
     for table in ("scores", "rejects"):
@@ -210,6 +214,33 @@ def test_runs_and_verify_read_a_store(store, crash_before_the_record, monkeypatc
     assert changed.exit_code == 1
     assert f"{overlay}: has 7 bytes" in changed.output
     assert "part-00009.parquet: is not in the record" in changed.output
+
+
+def test_image_on_a_store_is_read_by_two_requests_and_known_by_its_generation(store, tmp_path):
+    uri = f"{ROOT}/xrays/images/00.png"
+    store.requests.clear()
+    found = read_source(uri)
+    assert len(store.requests) == 2
+    assert found.data == (tmp_path / "xrays/images/00.png").read_bytes()
+    generation = ObjectFolder(ROOT).find("xrays/images/00.png").generation
+    assert found.version == FileVersion(len(found.data), str(generation)) == source_version(uri)
+    with pytest.raises(ImageError) as missing:
+        read_source(f"{ROOT}/xrays/images/missing.png")
+    assert missing.value.reason is Reason.NOT_FOUND
+
+
+def test_image_replaced_while_it_is_read_is_not_taken_for_the_one_looked_up(store, monkeypatch):
+    find, replaced = ObjectFolder.find, []
+
+    def find_and_replace(self, name):
+        found = find(self, name)
+        if not replaced:
+            replaced.append(ObjectFolder(self.uri).write(name, b"another"))
+        return found
+
+    monkeypatch.setattr(ObjectFolder, "find", find_and_replace)
+    found = read_source(f"{ROOT}/xrays/images/00.png", sleep=lambda pause_s: None)
+    assert (found.data, found.version.version) == (b"another", str(*replaced))
 
 
 def test_manifest_of_a_prefix_asks_for_pages_and_not_for_each_object(store):
