@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from model.bundle import BundleInfo, file_sha256, load_bundle_info, thresholds_id
+from model.devices import gpu_ids
 from model.overlays import overlay_note
 from model.scorer import default_batch_size
 from model.serving import ScorerSettings, choose_thresholds, scorer_settings
@@ -193,7 +194,7 @@ def _set_up(options: ScoreOptions, prepare_worker: Callable[[], None] | None) ->
         options=options,
         output=output,
         runner=runner,
-        workers=Workers(options.workers, prepare_worker),
+        workers=Workers(options.workers, prepare_worker, gpu_ids()),
         bundle=bundle,
         thresholds=thresholds,
         scorer=scorer,

@@ -1,10 +1,36 @@
-"""What a process sets before TensorFlow is loaded."""
+"""What a process finds to compute on, and what it sets before TensorFlow is loaded."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
+
+from model.devices import gpu_ids
+
+
+@pytest.mark.parametrize(
+    ("given", "ids"),
+    [
+        (None, ("0", "1")),
+        ("5,3", ("5", "3")),
+        ("GPU-8ab,GPU-9c", ("GPU-8ab", "GPU-9c")),
+        # CUDA itself ends the list at a GPU that is not there.
+        ("0,1,9", ("0", "1")),
+    ],
+)
+def test_gpu_ids_are_those_that_a_process_may_be_given(monkeypatch, given, ids):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu", "gpu"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert gpu_ids() == ids
+
+
+def test_gpu_ids_without_a_gpu_are_none(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert gpu_ids() == ()
 
 
 @pytest.mark.parametrize(("given", "found"), [(None, "true"), ("false", "false")])
