@@ -32,7 +32,7 @@ class Display:
 
     def __call__(self, event: str, **facts) -> None:
         """Takes an event; see `pipeline.events.Report`."""
-        if event == "scored":
+        if event in ("scored", "handed_over"):
             self._end_progress()
         self.show(event, facts)
         if event == "scoring":

@@ -7,6 +7,7 @@ import click
 from jobs.command import SHOW_FAILURE, Command
 from jobs.logs import load_tensorflow
 from jobs.options import batch_size_option, model_option, precision_option
+from pipeline.presets import PRESETS
 from schemas.rejects import Reason
 
 
@@ -100,6 +101,13 @@ class ReviewBudget(click.ParamType):
     help="Processes that score; each loads the network and takes its share of the cores.",
 )
 @click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    metavar="NAME",
+    help="What a runner's workers are: " + " or ".join(PRESETS) + ". What is given after -- counts"
+    " before it.",
+)
+@click.option(
     "--reject-limit",
     type=click.FloatRange(0, 1),
     default=0.01,
@@ -145,11 +153,12 @@ def score_command(
     load_tensorflow(as_json=log_json)
     from jobs.progress import Console, Display, JsonLines
     from jobs.signals import stop_on_signals
-    from jobs.summary import summarise
+    from jobs.summary import next_step, summarise
     from model.bundle import demo_bundle_path
-    from pipeline.run import ScoreOptions, score_manifest
+    from pipeline.run import HandedOver, ScoreOptions, score_manifest
     from pipeline.workers import cores_a_worker
 
+    _suit_workers(options)
     options["decode_threads"] = options["decode_threads"] or cores_a_worker(options["workers"])
     score_options = ScoreOptions(
         bundle=bundle or demo_bundle_path(), beam_args=beam_args, **options
@@ -159,6 +168,18 @@ def score_command(
         context.meta[SHOW_FAILURE] = display
     with display, stop_on_signals(display):
         prepare_worker = functools.partial(load_tensorflow, as_json=log_json)
-        record = score_manifest(score_options, display, prepare_worker)
+        ended = score_manifest(score_options, display, prepare_worker)
     if not quiet:
-        click.echo(summarise(record, score_options.output))
+        say = next_step if isinstance(ended, HandedOver) else summarise
+        click.echo(say(ended, score_options.output))
+
+
+def _suit_workers(options: dict) -> None:
+    """Puts what a preset says of its workers in place of what this machine would suggest."""
+    if options["preset"] is None:
+        return
+    preset = PRESETS[options["preset"]]
+    options["batch_size"] = options["batch_size"] or preset.batch_size
+    options["decode_threads"] = options["decode_threads"] or preset.decode_threads
+    if options["precision"] == "auto":
+        options["precision"] = preset.precision

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from pipeline.run import HandedOver
+from pipeline.runner import Handover
+
 
 def summarise(record: dict, output: str) -> str:
     """Returns a few lines on a committed run, for a person.
@@ -43,6 +46,32 @@ def summarise(record: dict, output: str) -> str:
         f"Model {record['model_id']}: {record['model_title']}. {record['model_statement']}",
     ]
     return "\n".join(lines)
+
+
+def next_step(left: HandedOver, output: str) -> str:
+    """Returns what was done of a run that is not published, and the command that goes on.
+
+    Args:
+      left: The run.
+      output: The folder of all runs, as the user gave it.
+    """
+    commit = f"prescreen commit {output} {left.run_id}"
+    match left.by:
+        case Handover.DRY_RUN:
+            return (
+                f"Run {left.run_id}: its job was built, and not submitted. To submit it, give the"
+                f" same command with --resume --run-id {left.run_id} and without --dry_run."
+            )
+        case Handover.TEMPLATE:
+            return (
+                f"Run {left.run_id}: its template is written, and nothing is scored yet. Start a"
+                f" job from it, once; when that has ended, publish with: {commit}"
+            )
+        case Handover.SUBMITTED:
+            return (
+                f"Run {left.run_id}: its job is submitted. When that has ended, publish with:"
+                f" {commit}"
+            )
 
 
 def _flagged(record: dict) -> str:

@@ -25,7 +25,7 @@ from pipeline.planning import WorkPlan, divide_work, keep_rejected, plan_work
 from pipeline.publishing import PublishError, finish_commits
 from pipeline.record import RunFacts
 from pipeline.run_state import committed_runs, read_record
-from pipeline.runner import Runner, choose_runner
+from pipeline.runner import Handover, Runner, choose_runner
 from pipeline.scoring import load_scorer
 from pipeline.settings import RowSettings, row_settings
 from pipeline.staging import discard_broken_parts
@@ -37,6 +37,19 @@ from schemas.errors import InputError
 
 class RunFailedError(Exception):
     """Something broke that the user cannot have caused; nothing was published."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HandedOver:
+    """A run that is left before its rows are scored, for a commit later.
+
+    Attributes:
+      run_id: Of the run.
+      by: The option that asked for it.
+    """
+
+    run_id: str
+    by: Handover
 
 
 class RunStoppedError(Exception):
@@ -84,6 +97,7 @@ class ScoreOptions:
     review_budget: float | int | None = None
     carry: tuple[str, ...] = ()
     redact_uris: bool = False
+    preset: str | None = None
     beam_args: tuple[str, ...] = ()
 
     def to_json(self) -> dict:
@@ -133,8 +147,11 @@ class _Setup:
 
 def score_manifest(
     options: ScoreOptions, report: Report, prepare_worker: Callable[[], None] | None = None
-) -> dict:
+) -> dict | HandedOver:
     """Scores a manifest and publishes the run; returns its record.
+
+    Where Beam's options say that the job is only built, or not waited for, it returns
+    that instead, and nothing is published.
 
     Everything that the user can mend is checked before any image is read. What a
     crash left of an earlier commit in OUTPUT is finished first.
@@ -171,14 +188,17 @@ def score_manifest(
                 f"Run {run_id} failed: {cause(error)}. Nothing was published; what was scored is"
                 f" kept. Go on with --resume --run-id {run_id}."
             ) from error
+    if isinstance(record, HandedOver):
+        return record
     report("published", run_id=run_id, **record["counts"])
     return record
 
 
 def _set_up(options: ScoreOptions, prepare_worker: Callable[[], None] | None) -> _Setup:
     started, started_s = datetime.datetime.now(datetime.UTC), time.monotonic()
-    runner = choose_runner(options.beam_args)
+    runner = choose_runner(options.beam_args, options.preset)
     _check_workers(options.workers, runner)
+    _check_handover(options, runner)
     bundle = load_bundle_info(options.bundle)
     thresholds = choose_thresholds(bundle, options.tta, options.thresholds)
     scorer = scorer_settings(options.bundle, bundle, tta=options.tta, precision=options.precision)
@@ -210,6 +230,14 @@ def _check_workers(workers: int, runner: Runner) -> None:
         raise InputError(
             f"--workers must be 1 with --runner={runner.name}, where Beam spreads the work."
             f" Received: --workers {workers}. Leave one of them out."
+        )
+
+
+def _check_handover(options: ScoreOptions, runner: Runner) -> None:
+    if options.only_new and runner.handover in (Handover.DRY_RUN, Handover.TEMPLATE):
+        raise InputError(
+            f"--only-new must not be given with {runner.handover.value}, since the runner also"
+            " compares the files with published runs, and at once. Leave one of them out."
         )
 
 
@@ -258,8 +286,8 @@ def _published_already(setup: _Setup, finished: Iterable[dict]) -> dict | None:
     return next((run for run in same if run["manifest_sha256"] == digest), None)
 
 
-def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict:
-    """Works on a run until it is published; returns its record."""
+def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict | HandedOver:
+    """Works on a run until it is published, or handed over; returns its record, or that."""
     paths, runner, options = run.paths, setup.runner, setup.options
     manifest = _check_manifest(setup, paths.manifest)
     if setup.parent:
@@ -286,6 +314,9 @@ def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict:
     clock = time.monotonic()
     report("scoring", images=plan.work.rows, runner=runner.name)
     retries = score_archive(job, runner, setup.workers)
+    if runner.handover and plan.work.rows:
+        report("handed_over", by=runner.handover.value)
+        return HandedOver(paths.run_id, runner.handover)
     checkpoint = functools.partial(_checkpoint, run, report)
     checkpoint("scored")
     facts = RunFacts(
