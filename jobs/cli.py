@@ -3,6 +3,7 @@
 import click
 
 from jobs.benchmark import benchmark_command
+from jobs.commit import commit_command
 from jobs.evaluate import evaluate_command
 from jobs.import_seed import import_seed_command
 from jobs.manifest import manifest_command
@@ -30,6 +31,7 @@ for _command in (
     sample_command,
     manifest_command,
     score_command,
+    commit_command,
     runs_command,
     verify_command,
     predict_command,

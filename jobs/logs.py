@@ -16,16 +16,13 @@ def load_tensorflow(*, as_json: bool = False) -> None:
 
     TensorFlow prints some from C++ before its log can be set up, so only the file
     descriptor can hold them back; where the import fails they are shown after all.
-    It keeps the memory of a batch for the next one, unless the environment says
-    otherwise.
 
     Args:
       as_json: Whether the libraries' warnings are lines of JSON.
     """
+    import model  # noqa: F401  # sets what TensorFlow reads of the environment
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Else every batch gives its hundreds of megabytes back to the system and gets them
-    # anew page by page, which took as long again as the inference (benchmarks/README.md).
-    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     if as_json:
         logging.getLogger().handlers[0].setFormatter(_JsonFormatter())

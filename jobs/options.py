@@ -4,6 +4,12 @@ import os
 
 import click
 
+log_json_option = click.option(
+    "--log-json", is_flag=True, help="Log to standard error as JSON, one line a change of state."
+)
+
+quiet_option = click.option("--quiet", is_flag=True, help="Print errors only.")
+
 model_option = click.option(
     "--model", "bundle", metavar="BUNDLE", show_default="demonstration", help="Model bundle."
 )

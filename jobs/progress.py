@@ -5,13 +5,28 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import click
 from tqdm import tqdm
 
+from jobs.command import SHOW_FAILURE
+from jobs.signals import stop_on_signals
 from pipeline.progress import PROGRESS
 
 _BAR_SECONDS = 0.5
 _LINE_SECONDS = 30.0
+
+
+@contextmanager
+def shown(context: click.Context, *, log_json: bool, quiet: bool) -> Iterator["Display"]:
+    """Gives what shows a run, which a signal ends in good order meanwhile."""
+    display = JsonLines() if log_json else Display() if quiet else Console()
+    if log_json:
+        context.meta[SHOW_FAILURE] = display
+    with display, stop_on_signals(display):
+        yield display
 
 
 class Display:
@@ -32,7 +47,7 @@ class Display:
 
     def __call__(self, event: str, **facts) -> None:
         """Takes an event; see `pipeline.events.Report`."""
-        if event == "scored":
+        if event in ("scored", "handed_over"):
             self._end_progress()
         self.show(event, facts)
         if event == "scoring":

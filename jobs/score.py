@@ -4,9 +4,16 @@ import functools
 
 import click
 
-from jobs.command import SHOW_FAILURE, Command
+from jobs.command import Command
 from jobs.logs import load_tensorflow
-from jobs.options import batch_size_option, model_option, precision_option
+from jobs.options import (
+    batch_size_option,
+    log_json_option,
+    model_option,
+    precision_option,
+    quiet_option,
+)
+from pipeline.presets import PRESETS
 from schemas.rejects import Reason
 
 
@@ -100,6 +107,13 @@ class ReviewBudget(click.ParamType):
     help="Processes that score; each loads the network and takes its share of the cores.",
 )
 @click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    metavar="NAME",
+    help="What a runner's workers are: " + " or ".join(PRESETS) + ". What is given after -- counts"
+    " before it.",
+)
+@click.option(
     "--reject-limit",
     type=click.FloatRange(0, 1),
     default=0.01,
@@ -121,10 +135,8 @@ class ReviewBudget(click.ParamType):
     is_flag=True,
     help="Keep uris, and ids made from them, out of everything that is published.",
 )
-@click.option(
-    "--log-json", is_flag=True, help="Log to standard error as JSON, one line a change of state."
-)
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@log_json_option
+@quiet_option
 @click.argument("beam_args", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def score_command(
@@ -143,22 +155,31 @@ def score_command(
     if options["retry_reasons"] and options["retry_rejects"] is None:
         raise click.UsageError("--retry-reason needs --retry-rejects.")
     load_tensorflow(as_json=log_json)
-    from jobs.progress import Console, Display, JsonLines
-    from jobs.signals import stop_on_signals
-    from jobs.summary import summarise
+    from jobs.progress import shown
+    from jobs.summary import next_step, summarise
     from model.bundle import demo_bundle_path
-    from pipeline.run import ScoreOptions, score_manifest
+    from pipeline.run import HandedOver, ScoreOptions, score_manifest
     from pipeline.workers import cores_a_worker
 
+    _suit_workers(options)
     options["decode_threads"] = options["decode_threads"] or cores_a_worker(options["workers"])
     score_options = ScoreOptions(
         bundle=bundle or demo_bundle_path(), beam_args=beam_args, **options
     )
-    display = JsonLines() if log_json else Display() if quiet else Console()
-    if log_json:
-        context.meta[SHOW_FAILURE] = display
-    with display, stop_on_signals(display):
+    with shown(context, log_json=log_json, quiet=quiet) as display:
         prepare_worker = functools.partial(load_tensorflow, as_json=log_json)
-        record = score_manifest(score_options, display, prepare_worker)
+        ended = score_manifest(score_options, display, prepare_worker)
     if not quiet:
-        click.echo(summarise(record, score_options.output))
+        say = next_step if isinstance(ended, HandedOver) else summarise
+        click.echo(say(ended, score_options.output))
+
+
+def _suit_workers(options: dict) -> None:
+    """Puts what a preset says of its workers in place of what this machine would suggest."""
+    if options["preset"] is None:
+        return
+    preset = PRESETS[options["preset"]]
+    options["batch_size"] = options["batch_size"] or preset.batch_size
+    options["decode_threads"] = options["decode_threads"] or preset.decode_threads
+    if options["precision"] == "auto":
+        options["precision"] = preset.precision

@@ -1,6 +1,7 @@
 """What `score` says at its end."""
 
-from pathlib import Path
+from pipeline.run import HandedOver
+from pipeline.runner import Handover
 
 
 def summarise(record: dict, output: str) -> str:
@@ -8,7 +9,7 @@ def summarise(record: dict, output: str) -> str:
 
     Args:
       record: The run record.
-      output: The folder of all runs, as the user gave it.
+      output: The place of all runs, as the user gave it.
     """
     counts, timings = record["counts"], record["timings_s"]
     images = counts["scored"] + counts["rejected"] - counts["kept"]
@@ -34,15 +35,41 @@ def summarise(record: dict, output: str) -> str:
         f" {timings['write']:.1f} s to write. Runner {record['runner']},"
         f" {record['precision']}."
     )
-    run, folder = record["run_id"], Path(output)
+    run, folder = record["run_id"], output.rstrip("/")
     lines += [
-        f"  Scores:   {folder / 'scores' / f'run_id={run}'}",
-        f"  Worklist: {folder / 'worklist' / f'run_id={run}.csv'}",
-        f"  Overlays: {folder / 'gradcam' / f'run_id={run}'}",
-        f"  Record:   {folder / 'runs' / f'{run}.json'}",
+        f"  Scores:   {folder}/scores/run_id={run}",
+        f"  Worklist: {folder}/worklist/run_id={run}.csv",
+        f"  Overlays: {folder}/gradcam/run_id={run}",
+        f"  Record:   {folder}/runs/{run}.json",
         f"Model {record['model_id']}: {record['model_title']}. {record['model_statement']}",
     ]
     return "\n".join(lines)
+
+
+def next_step(left: HandedOver, output: str) -> str:
+    """Returns what was done of a run that is not published, and the command that goes on.
+
+    Args:
+      left: The run.
+      output: The folder of all runs, as the user gave it.
+    """
+    commit = f"prescreen commit {output} {left.run_id}"
+    match left.by:
+        case Handover.DRY_RUN:
+            return (
+                f"Run {left.run_id}: its job was built, and not submitted. To submit it, give the"
+                f" same command with --resume --run-id {left.run_id} and without --dry_run."
+            )
+        case Handover.TEMPLATE:
+            return (
+                f"Run {left.run_id}: its template is written, and nothing is scored yet. Start a"
+                f" job from it, once; when that has ended, publish with: {commit}"
+            )
+        case Handover.SUBMITTED:
+            return (
+                f"Run {left.run_id}: its job is submitted. When that has ended, publish with:"
+                f" {commit}"
+            )
 
 
 def _flagged(record: dict) -> str:

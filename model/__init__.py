@@ -40,7 +40,13 @@ Evaluation
 Imports NumPy, Pillow, pandas, scikit-learn, matplotlib and Keras, never Beam.
 """
 
+import os
 import typing
+
+# TensorFlow reads it as it is loaded, which every worker of any runner does by way of this
+# package. Without it every batch gives its hundreds of megabytes back to the system and gets
+# them anew page by page, which took as long again as the inference (benchmarks/README.md).
+os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 
 if typing.TYPE_CHECKING:
     from model.predictor import Predictor

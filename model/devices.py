@@ -1,5 +1,7 @@
 """What the machine has to compute on, under whichever backend Keras uses."""
 
+import os
+
 import keras
 
 
@@ -21,6 +23,15 @@ def gpu_names() -> list[str]:
 
     details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
     return [found.get("device_name", "GPU") for found in details]
+
+
+def gpu_ids() -> tuple[str, ...]:
+    """Returns what CUDA_VISIBLE_DEVICES calls each GPU that this process sees."""
+    import tensorflow as tf
+
+    count = len(tf.config.list_physical_devices("GPU"))
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(given.split(",") if given else map(str, range(count)))[:count]
 
 
 def resolve_precision(precision: str) -> str:

@@ -13,6 +13,7 @@
 * `pipeline.staging`: `StageRows`, durable parts that the commit reads back.
 * `pipeline.archive`: the pipeline of these, local in waves or whole on a cluster; the waves
   may go to several processes (`pipeline.workers`).
+* `pipeline.runner`, `pipeline.presets`: which Beam runner, and what rented workers need.
 * `pipeline.commit`: from staged parts to a published run, by way of `ledger`,
   `drawing`, `compaction`, `worklist`, `record` and `publishing`.
 * `pipeline.run_listing`, `pipeline.verification`: what is in OUTPUT, and whether it still is

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import apache_beam as beam
@@ -137,16 +137,29 @@ class ScoreRows(beam.PTransform):
 
 
 class ScoreArchive(beam.PTransform):
-    """Some row groups of a manifest in; staged parts of scores and rejects out."""
+    """Some row groups of a manifest in; staged parts of scores and rejects out.
 
-    def __init__(self, job: ScoringJob, row_groups: Iterable[int]):
+    Args:
+      job: What to score.
+      row_groups: Of the manifest that is left to score.
+      resource_hints: What the stage that decodes and infers asks of its machines.
+    """
+
+    def __init__(
+        self,
+        job: ScoringJob,
+        row_groups: Iterable[int],
+        resource_hints: Mapping[str, str] | None = None,
+    ):
         super().__init__()
         self._job = job
         self._row_groups = list(row_groups)
+        self._hints = resource_hints or {}
 
     def expand(self, pipeline):
         work = self._job.paths.shared(Path(self._job.plan.work.path))
-        (pipeline | ReadManifest(work, self._row_groups) | ScoreRows(self._job))
+        rows = pipeline | ReadManifest(work, self._row_groups)
+        rows | ScoreRows(self._job).with_resource_hints(**self._hints)
 
 
 def score_archive(job: ScoringJob, runner: Runner, workers: Workers = ALONE) -> int:
@@ -183,8 +196,13 @@ def score_archive(job: ScoringJob, runner: Runner, workers: Workers = ALONE) -> 
 
 
 def _score_wave(job: ScoringJob, runner: Runner, wave: Iterable[int]) -> int:
-    result = runner.run(lambda pipeline: pipeline | ScoreArchive(job, wave))
-    return counter(result, READS_RETRIED)
+    def build(pipeline: beam.Pipeline) -> None:
+        pipeline | ScoreArchive(job, wave, runner.resource_hints)
+
+    if runner.handover:
+        runner.hand_over(build)
+        return 0
+    return counter(runner.run(build), READS_RETRIED)
 
 
 def _score_in_worker(job: ScoringJob, runner: Runner, group: int) -> int:

@@ -74,7 +74,12 @@ class WorkPlan:
 
 
 def plan_work(
-    paths: RunPaths, manifest: CheckedManifest, holders: Sequence[dict] | None, runner: Runner
+    paths: RunPaths,
+    manifest: CheckedManifest,
+    holders: Sequence[dict] | None,
+    runner: Runner,
+    *,
+    tries_again: bool = True,
 ) -> WorkPlan:
     """Returns what is left to score of a manifest.
 
@@ -84,23 +89,29 @@ def plan_work(
       holders: Records of the published runs that hold images, oldest first; None
         where every image is to be scored anew.
       runner: Asks the files for their versions.
+      tries_again: Whether to score anew what the run has rejected for a reason that somebody
+        may have mended beside the file.
 
     Raises:
       InputError: The files of a published run are not all there.
     """
-    plan = _plan(paths, manifest, holders, runner)
+    plan = _plan(paths, manifest, holders, runner, tries_again)
     return dataclasses.replace(plan, work=_gather_shards(paths, plan.work))
 
 
 def _plan(
-    paths: RunPaths, manifest: CheckedManifest, holders: Sequence[dict] | None, runner: Runner
+    paths: RunPaths,
+    manifest: CheckedManifest,
+    holders: Sequence[dict] | None,
+    runner: Runner,
+    tries_again: bool,
 ) -> WorkPlan:
     discard(paths, paths.plan)
     earlier = [part for table in TABLES for part in staged_parts(paths.parts(table))]
     if not (earlier or holders):
         return WorkPlan(manifest, skipped=None if holders is None else 0)
     with connect(paths.plan) as connection:
-        _collect_held(connection, paths, holders or ())
+        _collect_held(connection, paths, holders or (), tries_again)
         candidates = paths.plan / _CANDIDATES
         groups = _write_candidates(connection, manifest, candidates)
         send(paths, candidates)
@@ -207,7 +218,10 @@ def keep_rejected(
 
 
 def _collect_held(
-    connection: duckdb.DuckDBPyConnection, paths: RunPaths, holders: Iterable[dict]
+    connection: duckdb.DuckDBPyConnection,
+    paths: RunPaths,
+    holders: Iterable[dict],
+    tries_again: bool,
 ) -> None:
     """Leaves a table `held`: the newest row of each image that any run has."""
     connection.execute(
@@ -220,7 +234,7 @@ def _collect_held(
     for kind, table in enumerate(TABLES):
         parts = staged_parts(paths.parts(table))
         # Its own rows go first, then the newest run's.
-        _insert_found(connection, paths.run_id, -(2**62), kind, parts, retry=True)
+        _insert_found(connection, paths.run_id, -(2**62), kind, parts, tries_again)
     connection.execute(
         "CREATE TABLE held AS SELECT * EXCLUDE (copy) FROM (SELECT *, row_number() OVER"
         " (PARTITION BY image_id ORDER BY age, kind, part DESC) AS copy FROM found)"
@@ -234,12 +248,12 @@ def _insert_found(
     age: int,
     kind: int,
     parts: list[str],
-    retry: bool = False,
+    tries_again: bool = False,
 ) -> None:
     if not parts:
         return
     kept = "TRUE"
-    if retry and TABLES[kind] == "rejects":
+    if tries_again and TABLES[kind] == "rejects":
         # What lies in the file stays; what somebody may have mended beside it is tried again.
         kept = f"stage = '{Stage.DECODE}' AND reason <> '{Reason.DECODE_TIMEOUT}'"
     connection.execute(

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from model.bundle import BundleInfo, file_sha256, load_bundle_info, thresholds_id
+from model.devices import gpu_ids
+from model.object_store import SCHEME
 from model.overlays import overlay_note
 from model.scorer import default_batch_size
 from model.serving import ScorerSettings, choose_thresholds, scorer_settings
@@ -25,8 +27,8 @@ from pipeline.mirror import fetch
 from pipeline.planning import WorkPlan, divide_work, keep_rejected, plan_work
 from pipeline.publishing import PublishError, finish_commits
 from pipeline.record import RunFacts
-from pipeline.run_state import committed_runs, read_record
-from pipeline.runner import Runner, choose_runner
+from pipeline.run_state import committed_runs, read_record, read_state
+from pipeline.runner import Handover, Runner, choose_runner
 from pipeline.scoring import load_scorer
 from pipeline.settings import RowSettings, row_settings
 from pipeline.staging import discard_broken_parts
@@ -45,6 +47,19 @@ from schemas.errors import InputError
 
 class RunFailedError(Exception):
     """Something broke that the user cannot have caused; nothing was published."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HandedOver:
+    """A run that is left before its rows are scored, for a commit later.
+
+    Attributes:
+      run_id: Of the run.
+      by: The option that asked for it.
+    """
+
+    run_id: str
+    by: Handover
 
 
 class RunStoppedError(Exception):
@@ -92,18 +107,33 @@ class ScoreOptions:
     review_budget: float | int | None = None
     carry: tuple[str, ...] = ()
     redact_uris: bool = False
+    preset: str | None = None
     beam_args: tuple[str, ...] = ()
 
     def to_json(self) -> dict:
         """Returns the options for the run's record, without paths where those are redacted."""
-        options = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        options = self.to_state()
         if self.redact_uris:
             options |= dict.fromkeys(("manifest", "output", "bundle", "thresholds"))
             options["retry_rejects"] = self.retry_rejects and Path(self.retry_rejects).name
         return options
+
+    def to_state(self) -> dict:
+        """Returns the options for a later start of the same run."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_state(cls, options: dict) -> "ScoreOptions":
+        """Returns what `to_state` was called on."""
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in options.items()
+            }
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +143,8 @@ class _Setup:
     Attributes:
       output: Where the runs are.
       workers: Processes that score.
+      scored_by: The runner that has scored all there is to score; None where that is left
+        to do.
       parent: Record of the run whose rejects are retried.
       started: In UTC, and by the clock that times the stages.
     """
@@ -125,6 +157,7 @@ class _Setup:
     thresholds: Thresholds
     scorer: ScorerSettings
     settings: RowSettings
+    scored_by: str | None
     parent: dict | None
     started: datetime.datetime
     started_s: float
@@ -135,6 +168,7 @@ class _Setup:
             run_id=self.options.run_id,
             resume=self.options.resume,
             settings=self.settings,
+            options=self.options.to_state(),
             parent_run=self.parent["run_id"] if self.parent else None,
             started=self.started,
         )
@@ -142,8 +176,11 @@ class _Setup:
 
 def score_manifest(
     options: ScoreOptions, report: Report, prepare_worker: Callable[[], None] | None = None
-) -> dict:
+) -> dict | HandedOver:
     """Scores a manifest and publishes the run; returns its record.
+
+    Where Beam's options say that the job is only built, or not waited for, it returns
+    that instead, and nothing is published.
 
     Everything that the user can mend is checked before any image is read. What a
     crash left of an earlier commit in OUTPUT is finished first.
@@ -162,10 +199,46 @@ def score_manifest(
       RunFailedError: Anything else. Staged work is kept.
     """
     with ExitStack() as held:
-        return _run(_set_up(options, prepare_worker, held), report)
+        return _run(_set_up(options, held, prepare_worker), report)
 
 
-def _run(setup: _Setup, report: Report) -> dict:
+def commit_scored(output: str, run_id: str, report: Report) -> dict:
+    """Publishes a run that was handed over and is scored by now; returns its record.
+
+    What the commit itself does, such as drawing, is done on this machine.
+
+    Args:
+      output: The place of all runs.
+      run_id: Names the run.
+      report: Told of each change of state.
+
+    Raises:
+      InputError: There is no such run, or not all of its images are scored.
+      Exception: As `score_manifest` does.
+    """
+    with open_output(output) as opened:
+        state = read_state(opened.run(run_id))
+    if state is None:
+        raise InputError(
+            f"RUN-ID must be a run that is not published yet. Received: {run_id}, of which OUTPUT"
+            " has nothing staged. `prescreen runs` lists what there is."
+        )
+    given = ScoreOptions.from_state(state.options)
+    options = dataclasses.replace(
+        given,
+        output=output,
+        run_id=run_id,
+        resume=True,
+        workers=1,
+        preset=None,
+        beam_args=(),
+    )
+    scored_by = choose_runner(given.beam_args, given.preset).name
+    with ExitStack() as held:
+        return _run(_set_up(options, held, scored_by=scored_by), report)
+
+
+def _run(setup: _Setup, report: Report) -> dict | HandedOver:
     finished = finish_commits(setup.output)
     for record in finished:
         report("run_finished_earlier", run_id=record["run_id"])
@@ -184,17 +257,24 @@ def _run(setup: _Setup, report: Report) -> dict:
                 f"Run {run_id} failed: {cause(error)}. Nothing was published; what was scored is"
                 f" kept. Go on with --resume --run-id {run_id}."
             ) from error
+    if isinstance(record, HandedOver):
+        return record
     report("published", run_id=run_id, **record["counts"])
     return record
 
 
 def _set_up(
-    options: ScoreOptions, prepare_worker: Callable[[], None] | None, held: ExitStack
+    options: ScoreOptions,
+    held: ExitStack,
+    prepare_worker: Callable[[], None] | None = None,
+    scored_by: str | None = None,
 ) -> _Setup:
     """Checks what can be checked before any image is read; `held` ends what is opened."""
     started, started_s = datetime.datetime.now(datetime.UTC), time.monotonic()
-    runner = choose_runner(options.beam_args)
+    runner = choose_runner(options.beam_args, options.preset)
     _check_workers(options.workers, runner)
+    _check_reach(options, runner)
+    _check_handover(options, runner)
     bundle = load_bundle_info(options.bundle)
     thresholds = choose_thresholds(bundle, options.tta, options.thresholds)
     scorer = scorer_settings(options.bundle, bundle, tta=options.tta, precision=options.precision)
@@ -210,11 +290,12 @@ def _set_up(
         options=options,
         output=output,
         runner=runner,
-        workers=Workers(options.workers, prepare_worker),
+        workers=Workers(options.workers, prepare_worker, gpu_ids()),
         bundle=bundle,
         thresholds=thresholds,
         scorer=scorer,
         settings=settings,
+        scored_by=scored_by,
         parent=_retried_run(options, output),
         started=started,
         started_s=started_s,
@@ -226,6 +307,22 @@ def _check_workers(workers: int, runner: Runner) -> None:
         raise InputError(
             f"--workers must be 1 with --runner={runner.name}, where Beam spreads the work."
             f" Received: --workers {workers}. Leave one of them out."
+        )
+
+
+def _check_reach(options: ScoreOptions, runner: Runner) -> None:
+    if runner.is_dataflow and not options.output.startswith(SCHEME):
+        raise InputError(
+            f"--output must be on a store ({SCHEME}...) with --runner={runner.name}, whose workers"
+            f" reach nothing else. Received: --output {options.output}."
+        )
+
+
+def _check_handover(options: ScoreOptions, runner: Runner) -> None:
+    if options.only_new and runner.handover in (Handover.DRY_RUN, Handover.TEMPLATE):
+        raise InputError(
+            f"--only-new must not be given with {runner.handover.value}, since the runner also"
+            " compares the files with published runs, and at once. Leave one of them out."
         )
 
 
@@ -274,14 +371,21 @@ def _published_already(setup: _Setup, finished: Iterable[dict]) -> dict | None:
     return next((run for run in same if run["manifest_sha256"] == digest), None)
 
 
-def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict:
-    """Works on a run until it is published; returns its record."""
+def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict | HandedOver:
+    """Works on a run until it is published, or handed over; returns its record, or that."""
     paths, runner, options = run.paths, setup.runner, setup.options
     manifest = _check_manifest(setup, paths.manifest)
     if setup.parent:
         manifest = keep_rejected(paths, manifest, setup.parent, options.retry_reasons)
     report("manifest_checked", images=manifest.rows)
     plan = _plan(paths, manifest, setup, report)
+    if setup.scored_by and plan.work.rows:
+        raise InputError(
+            "a run must be scored before it is committed. Received:"
+            f" {paths.run_id}, where {plan.work.rows} of {manifest.rows} images are not, or have"
+            " changed since. Wait for its job to end; if that has failed, go on with `prescreen"
+            f" score` as before and --resume --run-id {paths.run_id}."
+        )
     batch_size = options.batch_size or default_batch_size()
     if options.workers > 1:
         plan = divide_work(paths, plan, options.workers, batch_size)
@@ -302,13 +406,16 @@ def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict:
     clock = time.monotonic()
     report("scoring", images=plan.work.rows, runner=runner.name)
     retries = score_archive(job, runner, setup.workers)
+    if runner.handover and plan.work.rows:
+        report("handed_over", by=runner.handover.value)
+        return HandedOver(paths.run_id, runner.handover)
     checkpoint = functools.partial(_checkpoint, run, report)
     checkpoint("scored")
     facts = RunFacts(
         state=run.state,
         settings=setup.settings,
         manifest_sha256=file_sha256(paths.manifest),
-        runner=runner.name,
+        runner=setup.scored_by or runner.name,
         options=options.to_json(),
         timings_s={"start": clock - setup.started_s, "score": time.monotonic() - clock},
         read_retries=retries,
@@ -333,7 +440,8 @@ def _plan(paths: RunPaths, manifest: CheckedManifest, setup: _Setup, report: Rep
         digest = setup.settings.scoring_digest
         runs = committed_runs(setup.output.folder)
         holders = [run for run in runs if run.get("scoring_digest") == digest]
-    plan = plan_work(paths, manifest, holders, setup.runner)
+    tries_again = setup.scored_by is None
+    plan = plan_work(paths, manifest, holders, setup.runner, tries_again=tries_again)
     report("planned", to_score=plan.work.rows, kept=plan.kept, skipped=plan.skipped)
     return plan
 

@@ -13,7 +13,7 @@ from schemas.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,7 @@ class RunState:
       settings: As `RowSettings.to_json` gives them.
       digest: Of these.
       started: When it began, in UTC.
+      options: Those of the last start, as `pipeline.run.ScoreOptions` has them.
       parent_run: The run whose rejects it retries; None for any other.
       attempts: How often it was started.
     """
@@ -31,6 +32,7 @@ class RunState:
     settings: dict
     digest: str
     started: datetime.datetime
+    options: dict
     parent_run: str | None
     attempts: int = 1
 

@@ -31,6 +31,7 @@ class StartRequest:
         allows, else for the start in UTC.
       resume: Whether to go on with an unfinished run.
       settings: Those of now.
+      options: All that was asked for.
       parent_run: The run whose rejects are retried; None for any other start.
       started: Now, in UTC.
     """
@@ -38,6 +39,7 @@ class StartRequest:
     run_id: str | None
     resume: bool
     settings: RowSettings
+    options: dict
     parent_run: str | None
     started: datetime.datetime
 
@@ -166,7 +168,13 @@ def _take_up(paths: RunPaths, request: StartRequest) -> RunState:
     state = read_state(paths)
     if state is None:
         _clear(paths)
-        state = RunState(settings, request.settings.digest, request.started, request.parent_run)
+        state = RunState(
+            settings,
+            request.settings.digest,
+            request.started,
+            request.options,
+            request.parent_run,
+        )
     elif not request.resume:
         raise InputError(
             f"--run-id must be new in --output. Received: {paths.run_id}, which was begun and not"
@@ -184,7 +192,7 @@ def _take_up(paths: RunPaths, request: StartRequest) -> RunState:
             f" {paths.run_id}, begun to retry {state.parent_run or 'none'}."
         )
     else:
-        state = dataclasses.replace(state, attempts=state.attempts + 1)
+        state = dataclasses.replace(state, options=request.options, attempts=state.attempts + 1)
     state.write(paths)
     return state
 

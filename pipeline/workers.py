@@ -52,10 +52,12 @@ class Workers:
       number: Of them; 1 is this process alone.
       prepare: Called in each of several before anything heavy is imported there; must
         pickle.
+      gpus: As CUDA_VISIBLE_DEVICES calls them; each of several sees one, in turn.
     """
 
     number: int = 1
     prepare: Callable[[], None] | None = None
+    gpus: tuple[str, ...] = ()
 
 
 ALONE = Workers()
@@ -106,8 +108,7 @@ def hand_out(tasks: Sequence, work: Callable[[Any], Any], workers: Workers) -> l
     number = min(workers.number, len(tasks))
     with contextlib.ExitStack() as started:
         team = [
-            started.enter_context(_Worker(f"worker {index} of {number}", work, workers))
-            for index in range(1, number + 1)
+            started.enter_context(_Worker(index, number, work, workers)) for index in range(number)
         ]
         return _Shift(team, tasks).work()
 
@@ -120,11 +121,15 @@ class _Worker:
       is_busy: Whether it has a task, or had one when it was lost.
     """
 
-    def __init__(self, name: str, work: Callable[[Any], Any], workers: Workers):
+    def __init__(self, index: int, number: int, work: Callable[[Any], Any], workers: Workers):
         self.is_busy = False
-        self._name = name
+        self._name = f"worker {index + 1} of {number}"
+        # Before TensorFlow is imported: the network's threads, and the GPU it is on.
+        environment = {"TF_NUM_INTRAOP_THREADS": str(cores_a_worker(workers.number))}
+        if workers.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = workers.gpus[index % len(workers.gpus)]
         # Bytes, or the modules of `work` would be imported before the worker is prepared.
-        self._args = (cores_a_worker(workers.number), workers.prepare, pickle.dumps(work))
+        self._args = (environment, workers.prepare, pickle.dumps(work))
         self._counts: dict[str, int] = {}
 
     def __enter__(self) -> "_Worker":
@@ -254,13 +259,12 @@ class _Shift:
 
 def _be_worker(
     to_parent: connection.Connection,
-    cores: int,
+    environment: dict[str, str],
     prepare: Callable[[], None] | None,
     pickled_work: bytes,
 ) -> None:
     """Does the parent's tasks until it closes the pipe; the process's main function."""
-    # The network's threads; must be there before TensorFlow is imported.
-    os.environ["TF_NUM_INTRAOP_THREADS"] = str(cores)
+    os.environ.update(environment)
     parent = _Parent(to_parent)
     threading.Thread(target=parent.listen, daemon=True, name="parent").start()
     try:

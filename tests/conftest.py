@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # as jobs.logs sets it
+os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # as the package model does
 
 _REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 """Real X-rays, beside the checkout where there are any; see CONTRIBUTING.md."""

@@ -188,7 +188,7 @@ def make_row_settings(**changes) -> RowSettings:
 def make_state(settings: RowSettings | None = None) -> RunState:
     settings = settings or make_row_settings()
     started = datetime.datetime(2026, 11, 22, 4, 29, tzinfo=datetime.UTC)
-    return RunState(settings.to_json(), settings.digest, started, parent_run=None)
+    return RunState(settings.to_json(), settings.digest, started, options={}, parent_run=None)
 
 
 def make_facts() -> RunFacts:

@@ -85,7 +85,7 @@ class FaultyStore:
                 return 412, [], b'{"error": {"code": 412, "message": "conditionNotMet"}}'
         wanted, asked = query.get("generation"), urllib.parse.urlsplit(path).path
         if wanted is not None and asked.startswith("/download/"):
-            name = urllib.parse.unquote(asked.rpartition("/")[2])
+            name = urllib.parse.unquote(asked.partition("/o/")[2])
             if wanted != self._generation(name):
                 return 404, [], b'{"error": {"code": 404, "message": "notFound"}}'
         answer = self._forward(method, path, headers, body)

@@ -12,7 +12,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import archive, scoring
-from pipeline.archive import ReadManifest, ScoreArchive, ScoreRows, score_archive
+from pipeline.archive import ReadManifest, ScoreArchive, score_archive
 from pipeline.manifest import ManifestRow, read_row_group
 from pipeline.planning import divide_work
 from pipeline.runner import Runner
@@ -139,12 +139,9 @@ def test_score_archive_shuffle_of_pixels_would_be_noticed(tmp_path, rows, monkey
         check_fused(ScoreArchive(job, [0]))
 
 
-def test_score_rows_hinted_as_a_whole_stays_one_stage(tmp_path, rows, monkeypatch):
+def test_score_archive_with_resource_hints_stays_one_stage(tmp_path, rows):
     job = make_job(tmp_path / "out", rows)
-    monkeypatch.setattr(
-        archive, "ScoreRows", lambda job: ScoreRows(job).with_resource_hints(min_ram="64GB")
-    )
-    *_, last = stages_of(ScoreArchive(job, [0]))
+    *_, last = stages_of(ScoreArchive(job, [0], {"min_ram": "64GB"}))
     names = " ".join(name for name, _ in last)
     assert all(step in names for step in ("LoadImages", "RunInference", "StageScores"))
     assert not any(is_sink for _, is_sink in last)

@@ -61,7 +61,7 @@ def begin(output: Path, run_id: str, day: int, scores: tuple[int, ...] = ()) -> 
     """Begins a run with staged parts of that many rows each."""
     paths = RunPaths(output, run_id)
     paths.staging.mkdir(parents=True)
-    RunState({**SETTINGS, "carried": []}, "d" * 12, at(day), None).write(paths)
+    RunState({**SETTINGS, "carried": []}, "d" * 12, at(day), {}, None).write(paths)
     stage(paths, "scores", *scores)
     return paths
 
@@ -281,7 +281,7 @@ def test_list_runs_record_that_is_no_file_is_broken(tmp_path):
         (b"[]", "TypeError"),
         (b"{}", "KeyError"),
         (b'"text"', "AttributeError"),
-        (b'{"state_version": 1, "started": "2026-11-22T04:29:00+00:00"}', "TypeError"),
+        (b'{"state_version": 2, "started": "2026-11-22T04:29:00+00:00"}', "TypeError"),
     ],
 )
 def test_list_runs_damaged_state_is_broken_and_hides_no_other(tmp_path, content, what):
@@ -302,7 +302,7 @@ def test_list_runs_state_of_another_version_is_broken_with_its_remedy(tmp_path):
     assert run == ListedRun(
         "r1",
         RunPhase.BROKEN,
-        advice="state_version must be 1. Received: 99, of run r1. Finish it with the version"
+        advice="state_version must be 2. Received: 99, of run r1. Finish it with the version"
         " that began it, or remove _staging/r1.",
     )
 

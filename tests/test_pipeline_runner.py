@@ -56,11 +56,10 @@ def test_choose_runner_this_machine_is_the_fn_api_runner(beam_args):
     ("given", "name"),
     [
         ("SparkRunner", "SparkRunner"),
-        ("DataflowRunner", "DataflowRunner"),
         ("PortableRunner", "PortableRunner"),
         (ELSEWHERE, "ElsewhereRunner"),
     ],
-    ids=["spark", "dataflow", "portable", "own"],
+    ids=["spark", "portable", "own"],
 )
 def test_choose_runner_another_is_taken_by_its_name(given, name):
     runner = choose_runner([f"--runner={given}"])
@@ -88,6 +87,45 @@ def test_choose_runner_main_session_is_never_pickled(beam_args):
     assert choose_runner(beam_args).options.view_as(SetupOptions).save_main_session is False
 
 
+@pytest.mark.parametrize("runner", [None, "FnApiRunner", "SparkRunner", ELSEWHERE])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("--job_nam=x", "--job_nam, which it does not know. Did you mean --job_name?"),
+        ("--spark_master_ulr=x", "--spark_master_ulr, which it does not know."),
+        ("runner=SparkRunner", "runner, which it does not know. Did you mean --runner?"),
+        ("--disk_size_gb=much", "argument --disk_size_gb: invalid int value: 'much'."),
+    ],
+    ids=["misspelt", "spark", "no_dashes", "value"],
+)
+def test_choose_runner_option_that_beam_would_leave_out_is_refused(runner, wrong, said):
+    with pytest.raises(InputError) as caught:
+        choose_runner([*([f"--runner={runner}"] if runner else []), wrong])
+    assert str(caught.value).startswith(
+        f"What follows -- must be pipeline options of Beam. Received: {said}"
+    )
+
+
+def test_choose_runner_unknown_option_is_named_without_its_value():
+    with pytest.raises(InputError) as caught:
+        choose_runner(["--store_password=secret"])
+    assert str(caught.value) == (
+        "What follows -- must be pipeline options of Beam. Received: --store_password, which it"
+        " does not know. Mend it, or leave it out."
+    )
+
+
+def test_choose_runner_option_of_a_job_service_is_left_to_it():
+    options = choose_runner(["--runner=SparkRunner", "--storage_level=DISK_ONLY"]).options
+    assert options.get_all_options(retain_unknown_options=True)["storage_level"] == "DISK_ONLY"
+
+
+def test_choose_runner_experiments_are_all_kept():
+    given = ["--experiments=one,two", "--experiment=three", "--experiments", "four=4"]
+    options = choose_runner(given).options.get_all_options()
+    assert options["experiments"] == ["one", "two", "three", "four=4"]
+
+
 def test_run_here_is_over_when_it_returns():
     def build(pipeline):
         return {"squares": pipeline | beam.Create([1, 2, 3]) | beam.Map(lambda x: x * x)}
@@ -108,7 +146,9 @@ def test_run_here_an_error_of_a_worker_is_raised():
 def test_run_elsewhere_hands_over_the_pipeline_with_its_options_and_waits(monkeypatch):
     monkeypatch.setattr(ElsewhereRunner, "pipelines", [])
     monkeypatch.setattr(ElsewhereRunner, "waited_for", [])
-    runner = choose_runner([f"--runner={ELSEWHERE}", "--job_name=nightly"])
+    # Waits also where Beam is asked not to: what comes next reads what the pipeline wrote.
+    options = ["--job_name=nightly", "--no_wait_until_finish"]
+    runner = choose_runner([f"--runner={ELSEWHERE}", *options])
     built = []
 
     def build(pipeline):

@@ -45,6 +45,10 @@ def report_itself(task):
     return task, os.getpid()
 
 
+def gpu_of_worker(task):
+    return task, os.environ["CUDA_VISIBLE_DEVICES"]
+
+
 def count_rows(task):
     for _ in range(task):
         PROGRESS.add("scores")
@@ -125,6 +129,16 @@ def test_hand_out_starts_no_more_workers_than_tasks():
     results = hand_out([1], report_itself, Workers(3))
     assert [task for task, _ in results] == [1]
     assert hand_out([], report_itself, Workers(3)) == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "seen"), [(("4", "GPU-b"), ["4", "GPU-b", "4"]), ((), ["given"] * 3)]
+)
+def test_hand_out_each_worker_sees_one_gpu_in_turn(monkeypatch, gpus, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "given")
+    # As many tasks as workers: each is given one, in order.
+    results = hand_out(range(3), gpu_of_worker, Workers(3, gpus=gpus))
+    assert [gpu for _, gpu in sorted(results)] == seen
 
 
 def test_hand_out_counts_what_workers_count():
