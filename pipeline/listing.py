@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from model.object_store import SCHEME, ObjectFolder
 from pipeline.manifest import NIH_COLUMNS, ManifestRow, check_manifest, read_row_group
 from pipeline.manifest_formats import Row, manifest_columns, manifest_format, write_rows
 from pipeline.source import open_source
@@ -226,17 +227,32 @@ def _glob_paths(source: str) -> Iterator[str]:
 
 
 def _remote_paths(source: str) -> Iterator[str]:
+    if source.startswith(SCHEME) and source.endswith("/"):
+        return _object_paths(source)
     pattern = source + "**" if source.endswith("/") else source
-    try:
+    with _naming_failure(source):
         (match,) = FileSystems.match([pattern])
+    paths = sorted(metadata.path for metadata in match.metadata_list)
+    return (path for path in paths if not path.endswith("/"))  # placeholders of folders
+
+
+def _object_paths(prefix: str) -> Iterator[str]:
+    """Yields page by page what Beam would hold all at once."""
+    with _naming_failure(prefix):
+        for found in ObjectFolder(prefix.removesuffix("/")).objects():
+            yield prefix + found.name
+
+
+@contextlib.contextmanager
+def _naming_failure(source: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # every file system has errors of its own
         cause = (str(error).splitlines() or [""])[0][:200]
         raise InputError(
             f"source must be a place that can be listed. Received: source={source!r}"
             f" ({type(error).__name__}: {cause}). Check the path and its permissions."
         ) from error
-    paths = sorted(metadata.path for metadata in match.metadata_list)
-    return (path for path in paths if not path.endswith("/"))  # placeholders of folders
 
 
 def _nih_rows(
