@@ -10,7 +10,9 @@ within 1e-5. Prints versions and a Markdown table, and exits with 1 if anything 
 """
 
 import argparse
+import contextlib
 import io
+import os
 import subprocess
 import sys
 import tempfile
@@ -132,17 +134,21 @@ class Comparison:
             time.sleep(_LOOK_EVERY_S)
         raise RunFailedError(f"Scoring ended before a worker was killed.\n{attempt.message}")
 
-    def _outcome(self, name: str, attempt: Attempt, killed_after_rows: int | None = None):
+    def _outcome(
+        self, name: str, attempt: Attempt, killed_after_rows: int | None = None
+    ) -> Outcome:
         if attempt.end():
             raise RunFailedError(f"Run {name} failed: {attempt.message}")
-        output = self._work / name
-        found = read_published(output, name)
-        harm = tuple(self._harm(found, output, name)) if name != "local" else ()
+        found = read_published(self._work / name, name)
+        harm = tuple(self._harm(found, name, attempt)) if name != "local" else ()
         total_s = attempt.ended_s - attempt.began_s
         return Outcome(name, found, total_s, killed_after_rows, harm)
 
-    def _harm(self, found: Published, output: Path, name: str) -> Iterator[str]:
-        yield from check_alone(output, self.local.published, name)
+    def _harm(self, found: Published, name: str, attempt: Attempt) -> Iterator[str]:
+        yield from check_alone(self._work / name, self.local.published, name)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(attempt.process, 0)
+            yield "the job server, or another process of the run, is left behind"
         if (runner := found.record["runner"]) != "SparkRunner":
             yield f"the record names {runner}, not SparkRunner"
 

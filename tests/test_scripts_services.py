@@ -3,9 +3,11 @@
 import importlib.util
 import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import spark_cluster
+import spark_test
 from services import Service, ServiceError, free_ports, listens
 
 _ROOT = Path(__file__).parents[1]
@@ -101,3 +104,23 @@ def test_cluster_makes_options_of_its_ports(tmp_path):
     assert "--environment_cache_millis=600000" in args
     assert "--job_server_jvm_properties=-Dspark.default.parallelism=24" in args
     assert "--job_server_jvm_properties=-Dspark.executor.memory=2g" in args
+
+
+@pytest.mark.parametrize("is_left", [True, False], ids=["left", "gone"])
+def test_comparison_tells_a_process_that_a_run_left_behind(monkeypatch, tmp_path, is_left):
+    monkeypatch.setattr(spark_test, "check_alone", lambda output, whole, run_id: iter(()))
+    comparison = object.__new__(spark_test.Comparison)
+    comparison._work = tmp_path
+    comparison.local = SimpleNamespace(published=None)
+    found = SimpleNamespace(record={"runner": "SparkRunner"})
+    run = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    if not is_left:
+        run.kill()
+        run.wait()
+    try:
+        harm = list(comparison._harm(found, "spark", SimpleNamespace(process=run.pid)))
+    finally:
+        run.kill()
+        run.wait()
+    left = "the job server, or another process of the run, is left behind"
+    assert harm == ([left] if is_left else [])
