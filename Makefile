@@ -2,8 +2,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PHANTOMS := build/phantoms
+SPARK := build/spark
 
-.PHONY: help demo test lint format benchmark demo-bundle gpu-check fuzz clean
+.PHONY: help demo test lint format benchmark demo-bundle gpu-check spark-jar spark-test \
+	fuzz clean
 
 help: ## Show this help.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -45,6 +47,24 @@ demo-bundle: $(VENV)/installed ## Train the demonstration bundle anew; an hour a
 
 gpu-check: $(VENV)/installed ## Check scores and rates on a machine with a GPU.
 	$(BIN)/python benchmarks/gpu_check.py
+
+spark-jar: $(SPARK)/beam-spark-job-server.jar ## Put together Beam's job server for Spark; needs Maven, Java 17, 1 GB.
+
+# Maven downloads, anew only what it lacks; what it got must be what was tested.
+$(SPARK)/beam-spark-job-server.jar: scripts/spark_job_server/pom.xml scripts/spark_job_server/jars.sha256
+	rm -rf $(SPARK)/maven
+	mvn -q -B -f scripts/spark_job_server/pom.xml dependency:copy-dependencies
+	@cd $(SPARK)/maven/parts && sha256sum --check --strict --quiet \
+		$(CURDIR)/scripts/spark_job_server/jars.sha256 || { \
+		echo "A jar named above is not the one in scripts/spark_job_server/jars.sha256, or missing." \
+		"Remove it from Maven's repository (~/.m2) and run again." >&2; exit 1; }
+	mvn -q -B -f scripts/spark_job_server/pom.xml package
+	mv $(SPARK)/maven/beam-spark-job-server.jar $@
+	rm -rf $(SPARK)/maven
+
+spark-test: $(VENV)/installed spark-jar ## Score IMAGES=folder, or phantoms, on a Spark cluster here; compare.
+	$(BIN)/pip install -q -c constraints.txt -e '.[spark]'
+	$(BIN)/python scripts/spark_test.py $(IMAGES)
 
 fuzz: $(VENV)/installed ## Feed damaged images and manifests to what reads them; 15 min at most.
 	$(BIN)/python scripts/fuzz.py $(IMAGES)

@@ -31,6 +31,8 @@ setup(
     extras_require={
         # Same package, other wheels: never beside tensorflow-cpu, which overwrites it.
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        # The version of Spark that the job server of `make spark-jar` holds; see docs/spark.md.
+        "spark": ["pyspark==3.5.0"],
         "dev": [
             "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.100,<7",

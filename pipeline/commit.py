@@ -86,10 +86,7 @@ def commit_run(
         overlays = _draw(drawings, groups, job, settings.drawing, runner)
     checkpoint("drawn")
     with _timed(timings_s, "write"):
-        # The parts of a run on a store are all here, for the ledger, and workers elsewhere
-        # would fetch each once more.
-        nearest = choose_runner(()) if paths.store else runner
-        tables = _compact(ledger, job, settings.bundle, nearest)
+        tables = _compact(ledger, job, settings.bundle, runner)
         with connect(paths.commit) as connection:
             _reconcile(connection, paths, tables, job.manifest.rows)
         with connect(paths.commit) as connection:
@@ -187,7 +184,11 @@ def _compact(
     written = {}
     for table, schema in schemas.items():
         files = plan_files(job.paths.built(table), ledger.parts[table], ledger)
-        compact(files, with_metadata(schema, metadata), job.paths.built("drawn"), runner)
+        # The parts of a run on a store are all here, for the ledger, and workers elsewhere
+        # would fetch each once more. One file is one worker's work: to rent some takes longer.
+        is_near = job.paths.store or len(files) == 1
+        nearest = choose_runner(()) if is_near else runner
+        compact(files, with_metadata(schema, metadata), job.paths.built("drawn"), nearest)
         written[table] = [file.path for file in files]
     if job.plan.skipped is not None:
         path = job.paths.built("skipped") / "part-00000.parquet"

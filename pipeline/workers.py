@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import re
 import signal
 import threading
 import time
@@ -60,6 +61,9 @@ class Workers:
     gpus: tuple[str, ...] = ()
 
 
+_SAYS_NOTHING = re.compile(r"\s*($|at \S+\(|\.\.\. \d+ more$|Driver stacktrace:$)")
+"""Empty lines, and those of Java's traces."""
+
 ALONE = Workers()
 """No process but this one."""
 
@@ -84,8 +88,11 @@ def cores_a_worker(workers: int) -> int:
 
 
 def cause(error: Exception) -> str:
-    """Returns the last line of an error: Beam puts a worker's whole trace into its message."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    """Returns the last line of an error: Beam puts a worker's whole trace into its message.
+
+    Where the runner is in Java, its own trace stands below that of the worker.
+    """
+    lines = [line for line in str(error).splitlines() if not _SAYS_NOTHING.match(line)]
     return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
 
 

@@ -164,6 +164,24 @@ def test_cause_is_the_last_line():
     assert cause(KeyError()) == "KeyError"
 
 
+def test_cause_is_the_workers_last_line_below_which_java_says_where_it_was():
+    trace = (
+        "Pipeline p failed in state FAILED: org.apache.spark.SparkException: Job aborted\n"
+        "Traceback (most recent call last):\n"
+        '  File "staging.py", line 7, in _flush\n'
+        "OSError: [Errno 28] No space left on device [while running 'StageScores']\n"
+        "\n"
+        "\tat org.apache.beam.Control.accept(Control.java:94)\n"
+        "\tat java.base/java.lang.Thread.run(Thread.java:840)\n"
+        "\t... 3 more\n"
+        "\n"
+        "Driver stacktrace:"
+    )
+    assert cause(RuntimeError(trace)) == (
+        "RuntimeError: OSError: [Errno 28] No space left on device [while running 'StageScores']"
+    )
+
+
 # Failing
 
 
