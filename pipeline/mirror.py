@@ -7,6 +7,7 @@ write the store. Where OUTPUT is a local folder there is nothing to copy, and ea
 these does nothing but what its name says there.
 """
 
+import errno
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def _fetch_records(output: Output) -> None:
     states = []
     for found in store.objects("_staging/"):
         # What a crash left without a state still is a run, to be listed or tidied up.
-        (folder / found.name).parent.mkdir(parents=True, exist_ok=True)
+        _place(folder, found.name).parent.mkdir(parents=True, exist_ok=True)
         if found.name.endswith("/run.json"):
             states.append(found)
     _fetch(store, folder, states)
@@ -128,5 +129,12 @@ def _below(paths: RunPaths, path: Path) -> Iterator[StoredObject]:
 
 
 def _fetch(store: ObjectFolder, folder: Path, objects: Iterable[StoredObject]) -> None:
-    wanted = ((found.name, folder / found.name) for found in objects)
+    wanted = ((found.name, _place(folder, found.name)) for found in objects)
     store.download((name, path) for name, path in wanted if not path.exists())
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Returns where an object goes, which is inside the folder whatever it is called."""
+    if {"", ".", ".."}.intersection(name.split("/")):
+        raise OSError(errno.EINVAL, "an object whose name is no path")
+    return folder / name

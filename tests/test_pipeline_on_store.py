@@ -1,6 +1,7 @@
 """Runs whose manifest, images, bundle and OUTPUT are on a store, and what readers see of them."""
 
 import dataclasses
+import datetime
 import json
 import tempfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 
 from jobs.cli import cli
 from model.bundle import demo_bundle_path, load_bundle_info
-from model.object_store import ObjectFolder
+from model.object_store import ObjectFolder, StoredObject
 from model.reading import FileVersion
 from model.serving import ScorerSettings
 from pipeline import publishing, run, scoring, staging
@@ -253,6 +254,18 @@ def test_manifest_of_a_prefix_asks_for_pages_and_not_for_each_object(store):
     assert not [path for path in asked if ".png" in path.partition("pageToken")[0]]
     lines = ObjectFolder(ROOT).read("listed.csv").decode().splitlines()
     assert lines[:2] == ["image_id,uri", "xrays/images/00.png,xrays/images/00.png"]
+
+
+@pytest.mark.parametrize("name", ["runs/../../x.json", "runs//x.json", "_staging/../a/run.json"])
+def test_object_called_so_that_it_would_leave_the_copy_is_refused(store, monkeypatch, name):
+    # The emulator takes no such names; the real store does.
+    def objects(self, prefix=""):
+        if name.startswith(prefix):
+            yield StoredObject(name, 2, 1, datetime.datetime.now(datetime.UTC))
+
+    monkeypatch.setattr(ObjectFolder, "objects", objects)
+    with pytest.raises(OutputError, match="Received: an object whose name is no path"):
+        score()
 
 
 def test_output_in_a_bucket_that_is_not_there_fails_before_any_image_is_read(store, scorer):
