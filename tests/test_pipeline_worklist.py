@@ -9,7 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model.evaluation import abnormality_scores, any_abnormality, label_matrix
+from model.score_table import read_labelled_scores
+from pipeline.commit import share_of
 from pipeline.worklist import write_worklist
+from schemas.findings import FINDINGS, score_column
 from schemas.tables import WORKLIST_SCHEMA, read_metadata, scores_schema
 from tests.fakes import make_thresholds, picture, read_rows, scores_of
 
@@ -170,3 +174,49 @@ def test_write_worklist_thresholds_are_the_runs_to_the_bit(worklist):
     thresholds["Mass"] = dataclasses.replace(thresholds["Mass"], threshold=f32(0.02))
     parquet, _ = worklist([flagged("a", 255)], thresholds=thresholds)
     assert [row["thresholds"] for row in parquet] == [[f32(0.02)]]
+
+
+@pytest.fixture(scope="module")
+def public_model(nih_labels):
+    """The predictions of a public model for 22,433 images of the NIH, with their labels."""
+    predictions = nih_labels.parent / "chexnet_predictions.csv.gz"
+    if not predictions.exists():
+        pytest.skip("needs real data: no chexnet_predictions.csv.gz beside the NIH labels")
+    return read_labelled_scores(str(predictions), str(nih_labels), score_prefix="prob_")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_write_worklist_top_fifth_of_a_public_model_holds_what_was_published(
+    public_model, tmp_path, seed
+):
+    images = len(public_model)
+    abnormality = abnormality_scores(public_model, public_model.scores)
+    order = np.random.default_rng(seed).permutation(images)
+    columns = {
+        "image_id": np.array(public_model.image_ids)[order],
+        "abnormality": abnormality[order],
+        "flagged": np.ones(images, bool),
+        "findings": [["Mass"]] * images,
+        "cams": pa.nulls(images, scores_schema(()).field("cams").type),
+        "uri": [""] * images,
+        **{score_column(finding): np.zeros(images, np.float32) for finding in FINDINGS},
+    }
+    path = tmp_path / "scores.parquet"
+    pq.write_table(pa.table(columns), path)
+    budget = int(share_of(0.2, images))
+    with duckdb.connect() as connection:
+        write_worklist(
+            connection, [str(path)], make_thresholds(), budget, tmp_path / "w", "r", METADATA
+        )
+    listed = pq.read_table(tmp_path / "w/r.parquet", partitioning=None)["image_id"].to_pylist()
+    assert len(listed) == budget == 4486
+    position = {image_id: number for number, image_id in enumerate(public_model.image_ids)}
+    chosen = [position[image_id] for image_id in listed]
+    # By abnormality and then by id, whatever the order of the rows.
+    expected = np.lexsort((public_model.image_ids, -abnormality))[:budget]
+    assert chosen == expected.tolist()
+    is_abnormal = any_abnormality(public_model)
+    pneumothorax = label_matrix(public_model)[:, FINDINGS.index("Pneumothorax")]
+    assert is_abnormal[chosen].mean() == pytest.approx(0.786, abs=5e-4)
+    assert is_abnormal[chosen].sum() / is_abnormal.sum() == pytest.approx(0.34, abs=5e-3)
+    assert pneumothorax[chosen].sum() / pneumothorax.sum() == pytest.approx(0.42, abs=5e-3)
