@@ -9,7 +9,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.14",
     packages=["schemas", "model", "pipeline", "jobs"],
-    package_data={"model": ["demo_bundle/*"]},
+    package_data={"model": ["demo_bundle/*"], "pipeline": ["urgency.toml"]},
     # Ranges that were tested; constraints.txt holds the exact set.
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",

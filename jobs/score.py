@@ -128,6 +128,17 @@ class ReviewBudget(click.ParamType):
     help="Images in the worklist, as a share of the manifest or a number.",
 )
 @click.option(
+    "--urgency",
+    metavar="FILE",
+    show_default="an example",
+    help="Tier of each finding as TOML, 1 for what is to be read first.",
+)
+@click.option(
+    "--urgent-first",
+    is_flag=True,
+    help="Rank the worklist by the tier of the most urgent finding, then by abnormality.",
+)
+@click.option(
     "--carry", multiple=True, metavar="COLUMN", help="Manifest column copied to the scores."
 )
 @click.option(

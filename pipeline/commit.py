@@ -20,7 +20,7 @@ from pipeline.mirror import discard, fetch
 from pipeline.publishing import publish_run
 from pipeline.record import RunFacts, build_record, file_metadata
 from pipeline.runner import Runner, choose_runner
-from pipeline.worklist import write_worklist
+from pipeline.worklist import Ranking, captured_findings, write_worklist
 from schemas.tables import REJECTS_SCHEMA, SKIPPED_SCHEMA, scores_schema, with_metadata
 
 
@@ -42,12 +42,16 @@ class CommitSettings:
       reject_limit: Largest share of manifest rows that may be rejected.
       review_budget: Most images in the worklist: a share of the manifest if a
         float, a number if an int, None for all that are flagged.
+      urgency: Tier of each of the 14 findings, 1 for the most urgent.
+      urgent_first: Whether the worklist ranks by tier before it ranks by abnormality.
     """
 
     bundle: BundleInfo
     drawing: DrawingSettings
     reject_limit: float
     review_budget: float | int | None
+    urgency: dict[str, int]
+    urgent_first: bool
 
 
 def commit_run(
@@ -90,7 +94,7 @@ def commit_run(
         with connect(paths.commit) as connection:
             _reconcile(connection, paths, tables, job.manifest.rows)
         with connect(paths.commit) as connection:
-            flagged, listed = _rank(connection, tables["scores"], job, settings)
+            flagged, listed, captured = _rank(connection, tables["scores"], job, settings)
     counts = {
         "manifest": job.manifest.rows,
         "scored": ledger.counts["scores"],
@@ -105,7 +109,14 @@ def commit_run(
         "duplicates_dropped": ledger.duplicates,
         "outdated_dropped": ledger.outdated,
     }
-    record = build_record(job, settings.bundle, facts, counts, ledger.reasons, overlays.files)
+    worklist = {
+        "urgent_first": settings.urgent_first,
+        "urgency": settings.urgency,
+        "captured": captured,
+    }
+    record = build_record(
+        job, settings.bundle, facts, counts, ledger.reasons, overlays.files, worklist
+    )
     checkpoint("built")
     publish_run(paths, record)
     return record
@@ -231,24 +242,25 @@ def _rank(
     scores: Sequence[Path],
     job: ScoringJob,
     settings: CommitSettings,
-) -> tuple[int, int]:
-    """Writes the worklist; returns how many images are flagged, and how many listed."""
+) -> tuple[int, int, dict[str, dict[str, int]]]:
+    """Writes the worklist; returns how many images are flagged, how many listed, and of what."""
     files, budget = [str(path) for path in scores], settings.review_budget
     [(flagged,)] = connection.execute(
         "SELECT count(*) FROM read_parquet(?, hive_partitioning=false) WHERE flagged", [files]
     ).fetchall()
     limit = int(share_of(budget, job.manifest.rows)) if isinstance(budget, float) else budget
     listed = flagged if limit is None else min(limit, flagged)
+    folder, name = job.paths.built("worklist"), f"run_id={job.paths.run_id}"
     write_worklist(
         connection,
         files,
         job.thresholds,
-        listed,
-        job.paths.built("worklist"),
-        f"run_id={job.paths.run_id}",
+        Ranking(listed, settings.urgency, settings.urgent_first),
+        folder,
+        name,
         file_metadata(job, settings.bundle),
     )
-    return flagged, listed
+    return flagged, listed, captured_findings(connection, files, folder / f"{name}.parquet")
 
 
 @contextmanager

@@ -66,6 +66,7 @@ def build_record(
     counts: dict,
     reasons: dict,
     overlays: list[dict],
+    worklist: dict,
 ) -> dict:
     """Returns the record of a run whose files are built and not yet published.
 
@@ -76,6 +77,7 @@ def build_record(
       counts: Images by what became of them.
       reasons: Rejected images by reason code.
       overlays: Path, size, digest and rows of each, as of any file.
+      worklist: How it ranks, and how many images of each finding it captures.
     """
     expected = bundle.metrics.get("flag_rate", {}).get(job.scorer.tta)
     scored = counts["scored"]
@@ -88,6 +90,7 @@ def build_record(
             "expected": expected,
             "actual": counts["flagged"] / scored if scored else None,
         },
+        "worklist": worklist,
         "files": [*_built_tables(job.paths), *overlays],
         "manifest_sha256": facts.manifest_sha256,
         "options": facts.options,

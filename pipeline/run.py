@@ -41,6 +41,7 @@ from pipeline.starting import (
     record_path,
 )
 from pipeline.stopping import STOP
+from pipeline.urgency import load_urgency
 from pipeline.workers import Workers, cause
 from schemas.errors import InputError
 
@@ -78,12 +79,17 @@ EXPECTED = (
 """Errors that say themselves what to do."""
 
 
+_PATHS = ("manifest", "output", "bundle", "thresholds", "urgency")
+"""Options that can tell what nobody is to know."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ScoreOptions:
     """The options of `score`, one attribute each; see its help for their meaning.
 
     `batch_size` is None for what suits the device, `run_id` for the start in UTC,
-    `thresholds` for the bundle's, `review_budget` for all that are flagged.
+    `thresholds` for the bundle's, `review_budget` for all that are flagged,
+    `urgency` for the table that comes with the software.
     `decode_threads` are those of each worker.
     """
 
@@ -105,6 +111,8 @@ class ScoreOptions:
     workers: int = 1
     reject_limit: float = 0.01
     review_budget: float | int | None = None
+    urgency: str | None = None
+    urgent_first: bool = False
     carry: tuple[str, ...] = ()
     redact_uris: bool = False
     preset: str | None = None
@@ -114,7 +122,7 @@ class ScoreOptions:
         """Returns the options for the run's record, without paths where those are redacted."""
         options = self.to_state()
         if self.redact_uris:
-            options |= dict.fromkeys(("manifest", "output", "bundle", "thresholds"))
+            options |= dict.fromkeys(_PATHS)
             options["retry_rejects"] = self.retry_rejects and Path(self.retry_rejects).name
         return options
 
@@ -143,6 +151,7 @@ class _Setup:
     Attributes:
       output: Where the runs are.
       workers: Processes that score.
+      urgency: Tier of each of the 14 findings.
       scored_by: The runner that has scored all there is to score; None where that is left
         to do.
       parent: Record of the run whose rejects are retried.
@@ -157,6 +166,7 @@ class _Setup:
     thresholds: Thresholds
     scorer: ScorerSettings
     settings: RowSettings
+    urgency: dict[str, int]
     scored_by: str | None
     parent: dict | None
     started: datetime.datetime
@@ -295,6 +305,7 @@ def _set_up(
         thresholds=thresholds,
         scorer=scorer,
         settings=settings,
+        urgency=load_urgency(options.urgency),
         scored_by=scored_by,
         parent=_retried_run(options, output),
         started=started,
@@ -457,6 +468,8 @@ def _commit_settings(setup: _Setup) -> CommitSettings:
         ),
         reject_limit=options.reject_limit,
         review_budget=options.review_budget,
+        urgency=setup.urgency,
+        urgent_first=options.urgent_first,
     )
 
 

@@ -1,6 +1,9 @@
-"""The worklist: flagged images, most abnormal first."""
+"""The worklist: flagged images, most abnormal or most urgent first."""
 
 import csv
+import dataclasses
+import glob
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
@@ -14,11 +17,26 @@ from schemas.tables import WORKLIST_SCHEMA, with_metadata
 _ROWS_AT_ONCE = 16 * 1024
 
 
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """How flagged images are ranked, and how many of them are listed.
+
+    Attributes:
+      limit: Most images listed.
+      urgency: Tier of each of the 14 findings, 1 for the most urgent.
+      urgent_first: Whether the tier decides before abnormality does.
+    """
+
+    limit: int
+    urgency: Mapping[str, int]
+    urgent_first: bool = False
+
+
 def write_worklist(
     connection: duckdb.DuckDBPyConnection,
     scores: list[str],
     thresholds: Thresholds,
-    limit: int,
+    ranking: Ranking,
     folder: Path,
     name: str,
     metadata: dict,
@@ -29,7 +47,7 @@ def write_worklist(
       connection: Sorts, and spills where memory is short.
       scores: The scores table as it will be published.
       thresholds: Those of the run.
-      limit: Most images listed.
+      ranking: In which order, and how many.
       folder: New; both files go there.
       name: Of the files, without extension.
       metadata: Stored in the Parquet file.
@@ -37,14 +55,18 @@ def write_worklist(
     folder.mkdir(parents=True, exist_ok=True)
     score_of = ", ".join(f"'{f}': \"{score_column(f)}\"" for f in FINDINGS)
     threshold_of = ", ".join(f"'{f}': {thresholds[f].threshold!r}::DOUBLE" for f in thresholds)
+    tier_of = ", ".join(f"'{f}': {tier}" for f, tier in ranking.urgency.items())
+    order = "urgency, abnormality DESC" if ranking.urgent_first else "abnormality DESC"
     reader = connection.sql(
-        "SELECT image_id, abnormality, findings,"
+        "SELECT image_id, abnormality,"
+        f" list_min(list_transform(findings, lambda _name: MAP {{{tier_of}}}[_name])) AS urgency,"
+        " findings,"
         f" list_transform(findings, lambda _name: MAP {{{score_of}}}[_name]) AS scores,"
         f" list_transform(findings, lambda _name: MAP {{{threshold_of}}}[_name]) AS thresholds,"
         " list_transform(cams, lambda _cam: _cam.overlay) AS overlays, uri"
         " FROM read_parquet(?, hive_partitioning=false) WHERE flagged"
-        " ORDER BY abnormality DESC, image_id LIMIT ?",
-        params=[scores, limit],
+        f" ORDER BY {order}, image_id LIMIT ?",
+        params=[scores, ranking.limit],
     ).to_arrow_reader(_ROWS_AT_ONCE)
     schema = with_metadata(WORKLIST_SCHEMA, metadata)
     with (
@@ -70,3 +92,24 @@ def _cell(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.6f}"
     return "" if value is None else value
+
+
+def captured_findings(
+    connection: duckdb.DuckDBPyConnection, scores: list[str], worklist: Path
+) -> dict[str, dict[str, int]]:
+    """Returns of each flagged finding how many images have it, and how many of these are listed.
+
+    Args:
+      connection: Counts.
+      scores: The scores table as it will be published.
+      worklist: The Parquet file of `write_worklist`.
+    """
+    counts = "(SELECT unnest(findings) AS finding FROM read_parquet(?, hive_partitioning=false))"
+    rows = connection.execute(
+        "SELECT finding, count(*) FILTER (flagged), count(*) FILTER (NOT flagged) FROM"
+        f" (SELECT finding, true AS flagged FROM {counts}"
+        f"  UNION ALL SELECT finding, false FROM {counts})"
+        " GROUP BY finding ORDER BY finding",
+        [scores, glob.escape(str(worklist))],
+    ).fetchall()
+    return {finding: {"flagged": flagged, "listed": listed} for finding, flagged, listed in rows}

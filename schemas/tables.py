@@ -79,6 +79,7 @@ WORKLIST_SCHEMA = pa.schema(
         ("rank", pa.int64()),
         ("image_id", pa.string()),
         ("abnormality", pa.float32()),
+        ("urgency", pa.int8()),
         ("findings", pa.list_(pa.string())),
         ("scores", pa.list_(pa.float32())),
         ("thresholds", pa.list_(pa.float32())),
@@ -86,7 +87,8 @@ WORKLIST_SCHEMA = pa.schema(
         ("uri", pa.string()),
     ]
 )
-"""One row a flagged image by rank; the lists run in the order of `findings`."""
+"""One row a flagged image by rank; the lists run in the order of `findings`. `urgency` is the
+tier of the most urgent of these, 1 for what is to be read first."""
 
 
 def with_metadata(schema: pa.Schema, metadata: dict) -> pa.Schema:

@@ -29,6 +29,7 @@ from pipeline.rows import reject_row, score_row
 from pipeline.run_state import RunState
 from pipeline.runner import choose_runner
 from pipeline.settings import RowSettings
+from pipeline.urgency import load_urgency
 from schemas.contract import STANDARD_CONTRACT
 from schemas.findings import ABNORMAL_FINDINGS, FINDINGS
 from schemas.rejects import ImageError, Reason
@@ -167,6 +168,8 @@ def make_settings(
         drawing=DrawingSettings(top=top, limit=limit, note="Fake network. Not for diagnosis."),
         reject_limit=reject_limit,
         review_budget=budget,
+        urgency=load_urgency(),
+        urgent_first=False,
     )
 
 

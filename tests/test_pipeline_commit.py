@@ -115,6 +115,14 @@ def test_commit_run_record_is_what_was_returned_and_says_what_happened(published
     }
     assert record["rejected_by_reason"] == {"non_finite_score": 1, "not_found": 1}
     assert record["flag_rate"] == {"expected": 0.25, "actual": 0.8}
+    worklist = record["worklist"]
+    assert (worklist["urgent_first"], worklist["urgency"]["Mass"]) == (False, 2)
+    assert worklist["captured"] == {
+        "Edema": {"flagged": 1, "listed": 1},
+        "Hernia": {"flagged": 1, "listed": 1},
+        "Mass": {"flagged": 2, "listed": 2},
+        "Nodule": {"flagged": 2, "listed": 1},
+    }
     assert sorted(record["timings_s"]) == ["draw", "score", "write"]
     assert record["timings_s"]["score"] == 1.25
     told = (

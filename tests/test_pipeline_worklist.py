@@ -12,7 +12,8 @@ import pytest
 from model.evaluation import abnormality_scores, any_abnormality, label_matrix
 from model.score_table import read_labelled_scores
 from pipeline.commit import share_of
-from pipeline.worklist import write_worklist
+from pipeline.urgency import load_urgency
+from pipeline.worklist import Ranking, captured_findings, write_worklist
 from schemas.findings import FINDINGS, score_column
 from schemas.tables import WORKLIST_SCHEMA, read_metadata, scores_schema
 from tests.fakes import make_thresholds, picture, read_rows, scores_of
@@ -24,15 +25,15 @@ METADATA = {"run_id": "r1"}
 def worklist(tmp_path):
     """Returns a function that ranks rows of the scores table: what both files then hold."""
 
-    def write(*parts, limit=1000, carried=(), thresholds=None):
+    def write(*parts, limit=1000, urgent_first=False, carried=(), thresholds=None):
         files = []
         for number, rows in enumerate(parts):
             files.append(str(tmp_path / f"part-{number:05d}.parquet"))
             pq.write_table(pa.Table.from_pylist(rows, scores_schema(carried)), files[-1])
-        folder = tmp_path / "worklist"
+        folder, ranking = tmp_path / "worklist", Ranking(limit, load_urgency(), urgent_first)
         with duckdb.connect() as connection:
             write_worklist(
-                connection, files, thresholds or make_thresholds(), limit, folder, "r", METADATA
+                connection, files, thresholds or make_thresholds(), ranking, folder, "r", METADATA
             )
         with open(folder / "r.csv", newline="", encoding="utf-8") as file:
             return read_rows([folder / "r.parquet"]), list(csv.DictReader(file))
@@ -60,6 +61,7 @@ def test_write_worklist_a_row_holds_all_there_is_to_say_of_an_image(worklist):
             "rank": 1,
             "image_id": "a",
             "abnormality": row["abnormality"],
+            "urgency": 1,
             "findings": ["Edema", "Mass"],
             "scores": [f32(250 / 255), f32(204 / 255)],
             "thresholds": [f32(0.7), f32(0.3)],
@@ -72,6 +74,7 @@ def test_write_worklist_a_row_holds_all_there_is_to_say_of_an_image(worklist):
             "rank": "1",
             "image_id": "a",
             "abnormality": "0.996232",
+            "urgency": "1",
             "findings": "Edema|Mass",
             "scores": "0.980392|0.800000",
             "thresholds": "0.700000|0.300000",
@@ -93,6 +96,48 @@ def test_write_worklist_ranks_by_abnormality_and_ties_by_id_over_all_files(workl
     ]
 
 
+def test_write_worklist_urgent_first_ranks_by_the_most_urgent_finding_and_then_as_ever(worklist):
+    rows = [
+        scores_of(name, picture(levels), "")
+        for name, levels in {
+            "hernia": {"Hernia": 255},
+            "mass": {"Mass": 200},
+            "both": {"Edema": 140, "Hernia": 250},
+            "edema": {"Edema": 150},
+            "effusion": {"Effusion": 150},
+        }.items()
+    ]
+    parquet, _ = worklist(rows, urgent_first=True)
+    assert [(row["image_id"], row["urgency"]) for row in parquet] == [
+        ("both", 1),
+        ("edema", 1),
+        ("effusion", 1),
+        ("mass", 2),
+        ("hernia", 4),
+    ]
+    parquet, _ = worklist(rows, limit=2)
+    assert [row["image_id"] for row in parquet] == ["hernia", "both"]
+
+
+def test_captured_findings_counts_what_a_budget_leaves_of_each(worklist, tmp_path):
+    rows = [
+        scores_of("a", picture({"Mass": 255, "Edema": 140}), ""),
+        scores_of("b", picture({"Mass": 200}), ""),
+        scores_of("c", picture({"Edema": 130, "Nodule": 129}), ""),
+        scores_of("d", picture(0), ""),
+    ]
+    worklist(rows, limit=2)
+    with duckdb.connect() as connection:
+        found = captured_findings(
+            connection, [str(tmp_path / "part-00000.parquet")], tmp_path / "worklist/r.parquet"
+        )
+    assert found == {
+        "Edema": {"flagged": 2, "listed": 1},
+        "Mass": {"flagged": 2, "listed": 2},
+        "Nodule": {"flagged": 1, "listed": 0},
+    }
+
+
 def test_write_worklist_lists_flagged_images_alone(worklist):
     parquet, table = worklist([flagged("no", 127), flagged("yes", 128), flagged("none", 0)])
     assert [row["image_id"] for row in parquet] == ["yes"]
@@ -111,7 +156,7 @@ def test_write_worklist_limit_keeps_the_highest_ranks(worklist, limit, expected)
 def test_write_worklist_nothing_to_list_gives_files_without_rows(worklist, tmp_path, rows):
     assert worklist(rows) == ([], [])
     header = (tmp_path / "worklist" / "r.csv").read_text().split()
-    assert header == ["rank,image_id,abnormality,findings,scores,thresholds,overlays,uri"]
+    assert header == ["rank,image_id,abnormality,urgency,findings,scores,thresholds,overlays,uri"]
 
 
 @pytest.mark.parametrize("level", [200, 0], ids=["rows", "no_rows"])
@@ -206,7 +251,13 @@ def test_write_worklist_top_fifth_of_a_public_model_holds_what_was_published(
     budget = int(share_of(0.2, images))
     with duckdb.connect() as connection:
         write_worklist(
-            connection, [str(path)], make_thresholds(), budget, tmp_path / "w", "r", METADATA
+            connection,
+            [str(path)],
+            make_thresholds(),
+            Ranking(budget, load_urgency()),
+            tmp_path / "w",
+            "r",
+            METADATA,
         )
     listed = pq.read_table(tmp_path / "w/r.parquet", partitioning=None)["image_id"].to_pylist()
     assert len(listed) == budget == 4486
