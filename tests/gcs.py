@@ -5,6 +5,7 @@ out (preconditions, generations that are gone, pages) and the faults that a test
 """
 
 import contextlib
+import functools
 import http.client
 import json
 import re
@@ -18,11 +19,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from gcp_storage_emulator.server import create_server
+from gcp_storage_emulator.server import Server, create_server
 
 from model import object_store
 
 BUCKET = "archive"
+_POLL_S = 0.02
 _NAME = re.compile(rb'"name": ?("(?:[^"\\]|\\.)*")')
 _MOVED_AS_IT_IS = ("transfer-encoding", "content-length", "connection", "date", "server")
 
@@ -175,14 +177,11 @@ class _Server(ThreadingHTTPServer):
 @contextlib.contextmanager
 def storage(folder) -> Iterator[FaultyStore]:
     """Runs a store with an empty bucket, for this process and those that it starts."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
-    emulator.start()
+    emulator, port = _emulator()
+    emulator.wipe(keep_buckets=True)
     store = FaultyStore(port)
     proxy = _Server(("127.0.0.1", 0), _handler(store))
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    threading.Thread(target=proxy.serve_forever, args=[_POLL_S], daemon=True).start()
     address = f"http://127.0.0.1:{proxy.server_port}"
     credentials = folder / "credentials.json"
     credentials.write_text(json.dumps(_service_account(address)))
@@ -197,20 +196,36 @@ def storage(folder) -> Iterator[FaultyStore]:
         finally:
             object_store._client.cache_clear()
             proxy.shutdown()
-            emulator.stop()
+
+
+@functools.cache
+def _emulator() -> tuple[Server, int]:
+    """Returns the emulator of this process, which runs until that ends, and its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
+    emulator._api.daemon = True
+    emulator.start()
+    return emulator, port
+
+
+@functools.cache
+def _private_key() -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
 
 
 def _service_account(address: str) -> dict:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return {
         "type": "service_account",
         "project_id": "none",
         "private_key_id": "none",
-        "private_key": key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ).decode(),
+        "private_key": _private_key(),
         "client_email": "nobody@none.iam.gserviceaccount.com",
         "token_uri": f"{address}/token",
     }

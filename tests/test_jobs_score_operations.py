@@ -119,7 +119,7 @@ def test_score_output_that_cannot_be_written_exits_1(phantoms):
     result = _score("--manifest", phantoms / "manifest.csv", "--output", "/proc/out")
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: --output must be a folder that can be written. Received: No such file or"
+        "Error: --output must be a place that can be written. Received: No such file or"
         " directory. Nothing was published. Mend it and run again.\n"
     )
 
