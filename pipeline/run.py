@@ -17,7 +17,14 @@ from model.scorer import default_batch_size
 from model.serving import ScorerSettings, choose_thresholds, scorer_settings
 from model.thresholds import Thresholds
 from pipeline.archive import ScoringJob, score_archive, share_bundle
-from pipeline.commit import CommitSettings, ReconciliationError, RejectLimitError, commit_run
+from pipeline.commit import (
+    CommitSettings,
+    ReconciliationError,
+    RejectLimitError,
+    ReportError,
+    commit_run,
+)
+from pipeline.comparison import earlier_run
 from pipeline.drawing import DrawingSettings
 from pipeline.events import Report
 from pipeline.layout import TABLES, Output, RunPaths
@@ -73,6 +80,7 @@ EXPECTED = (
     PublishError,
     ReconciliationError,
     RejectLimitError,
+    ReportError,
     RunStoppedError,
 )
 """Errors that say themselves what to do."""
@@ -107,6 +115,7 @@ class ScoreOptions:
     review_budget: float | int | None = None
     carry: tuple[str, ...] = ()
     redact_uris: bool = False
+    no_report: bool = False
     preset: str | None = None
     beam_args: tuple[str, ...] = ()
 
@@ -195,6 +204,7 @@ def score_manifest(
       OutputError: OUTPUT cannot be written.
       RejectLimitError: Too many images were rejected. Staged work is kept.
       ReconciliationError: Rows were lost or doubled. Staged work is kept.
+      ReportError: The report could not be made. Staged work is kept.
       RunStoppedError: A stop was requested. Staged work is kept.
       RunFailedError: Anything else. Staged work is kept.
     """
@@ -457,6 +467,8 @@ def _commit_settings(setup: _Setup) -> CommitSettings:
         ),
         reject_limit=options.reject_limit,
         review_budget=options.review_budget,
+        report=not options.no_report,
+        find_earlier=functools.partial(earlier_run, setup.output),
     )
 
 
