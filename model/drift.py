@@ -33,8 +33,17 @@ class Statistic(StrEnum):
     FLAG_RATE = "flag rate"
 
 
-FLOORS = {Statistic.PSI: 0.01, Statistic.KS: 0.02, Statistic.FLAG_RATE: 0.01}
-"""No limit is below these: with 100,000 images a change can be certain and mean nothing."""
+def floors(then: int, now: int) -> dict[Statistic, float]:
+    """Returns what no limit is below, for runs of so many images.
+
+    With 100,000 images a change can be certain and mean nothing. With few, what is rare may
+    not be in the earlier run at all, and then nothing drawn from that run shows how it varies.
+    """
+    return {
+        Statistic.PSI: max(0.01, 10 / then + 10 / now),
+        Statistic.KS: 0.02,
+        Statistic.FLAG_RATE: max(0.01, 8 / min(then, now)),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +117,9 @@ def measure_drift(
             changes.append((block.name, statistic, _COMPARE[statistic](*total)[0]))
             spread.append(_evened(statistic, _COMPARE[statistic](first, second)))
     limits = _limits(np.stack(spread, axis=1))
+    least = floors(len(then.patients), len(now.patients))
     return [
-        Change(name, statistic, float(value), max(_raw(statistic, limit), FLOORS[statistic]))
+        Change(name, statistic, float(value), max(_raw(statistic, limit), least[statistic]))
         for (name, statistic, value), limit in zip(changes, limits, strict=True)
     ]
 
@@ -195,7 +205,7 @@ _COMPARE = {Statistic.PSI: _psi, Statistic.KS: _ks, Statistic.FLAG_RATE: _flag_r
 
 def _evened(statistic: Statistic, values: np.ndarray) -> np.ndarray:
     """Returns values that spread alike for all statistics: PSI is a square."""
-    return np.sqrt(values) if statistic is Statistic.PSI else np.abs(values)
+    return np.sqrt(values) if statistic is Statistic.PSI else values
 
 
 def _raw(statistic: Statistic, value: float) -> float:
@@ -205,11 +215,11 @@ def _raw(statistic: Statistic, value: float) -> float:
 def _limits(spread: np.ndarray) -> np.ndarray:
     """Returns a limit a statistic, such that no sample has any above its limit.
 
-    All are as many standard deviations above their mean as the largest of any sample is.
+    All are as many standard deviations from their mean as the farthest of any sample is.
 
     Args:
       spread: `(samples, statistics)`.
     """
     middle, deviation = spread.mean(axis=0), spread.std(axis=0)
-    steps = (spread - middle) / np.where(deviation > 0, deviation, 1)
-    return middle + steps.max() * deviation
+    steps = np.abs(spread - middle) / np.where(deviation > 0, deviation, 1)
+    return np.abs(middle) + steps.max() * deviation

@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from model.drift import FLOORS, SAMPLES, Change, Observations, Statistic
+from model.drift import SAMPLES, Change, Observations, Statistic, floors
 from pipeline.comparison import FEWEST_IMAGES, Comparison, EarlierRun, compare
 from pipeline.contact_sheet import MOST_IMAGES, contact_sheet
 from pipeline.layout import write_atomically
@@ -98,7 +98,7 @@ def make_report(record: dict, tables: RunTables, earlier: EarlierRun | None) -> 
         comparison=comparison,
         drift=_drift_rows(comparison) if comparison else [],
         statistics=list(Statistic),
-        floors={statistic.value: floor for statistic, floor in FLOORS.items()},
+        floors=floors(*comparison.sampled) if comparison and comparison.changes else {},
         samples=SAMPLES,
         most_sampled=MOST_SAMPLED,
         fewest_images=FEWEST_IMAGES,

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
 
-from model.drift import FLOORS, Observations, Statistic, measure_drift
+from model.drift import Observations, Statistic, floors, measure_drift
 from schemas.findings import ABNORMAL_FINDINGS, FINDINGS, parse_labels
 
 
@@ -142,8 +142,25 @@ def test_measure_drift_limits_shrink_with_the_runs_and_end_at_the_floors():
     assert all(limits[5000][name] < limits[200][name] for name in Statistic)
     large = few(numbers={"x": np.arange(1e5)}, flags={"Mass": np.arange(1e5) < 1e4})
     found = measure_drift(large, large, samples=50)
-    assert {change.statistic: change.limit for change in found} == FLOORS
+    assert {change.statistic: change.limit for change in found} == {
+        Statistic.PSI: 0.01,
+        Statistic.KS: 0.02,
+        Statistic.FLAG_RATE: 0.01,
+    }
     assert [change.value for change in found] == [0, 0, 0]
+
+
+def test_measure_drift_of_what_the_earlier_run_has_none_of_needs_more_than_a_few_images():
+    then = few(flags={"Hernia": np.zeros(200, bool)}, categories={"site": np.full(200, "A")})
+    for images, alarmed in ((4, False), (20, True)):
+        few_of_it = np.arange(100) < images
+        site = np.where(few_of_it, "B", "A")
+        found = measure_drift(then, few(flags={"Hernia": few_of_it}, categories={"site": site}))
+        assert [change.is_alarm for change in found] == [alarmed, alarmed]
+        least = {change.statistic: change.limit for change in found}
+        assert least[Statistic.FLAG_RATE] == 0.08
+        assert least[Statistic.PSI] == pytest.approx(0.15)
+    assert floors(200, 100)[Statistic.KS] == 0.02
 
 
 def test_measure_drift_is_the_same_each_time():
