@@ -9,7 +9,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.14",
     packages=["schemas", "model", "pipeline", "jobs"],
-    package_data={"model": ["demo_bundle/*"], "pipeline": ["urgency.toml"]},
+    package_data={"model": ["demo_bundle/*"], "pipeline": ["templates/*", "urgency.toml"]},
     # Ranges that were tested; constraints.txt holds the exact set.
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",
@@ -17,6 +17,7 @@ setup(
         "duckdb>=2.0,<3",
         "google-cloud-storage>=3.0,<4",
         "h5py>=3.11,<4",
+        "jinja2>=3.1.6,<4",
         "keras>=3.15,<4",
         "matplotlib>=3.9,<4",
         "numpy>=2.1,<3",

@@ -9,6 +9,7 @@ from jobs.import_seed import import_seed_command
 from jobs.manifest import manifest_command
 from jobs.predict import predict_command
 from jobs.prepare import prepare_command
+from jobs.report import report_command
 from jobs.runs import runs_command
 from jobs.sample import sample_command
 from jobs.score import score_command
@@ -34,6 +35,7 @@ for _command in (
     commit_command,
     runs_command,
     verify_command,
+    report_command,
     predict_command,
     prepare_command,
     train_command,

@@ -16,6 +16,7 @@ _EXIT_CODES = {
     "LockLostError": EXIT_FAILED,
     "OutputError": EXIT_FAILED,
     "PublishError": EXIT_FAILED,
+    "ReportError": EXIT_FAILED,
     "RunFailedError": EXIT_FAILED,
     "RunStoppedError": EXIT_FAILED,
     "RejectLimitError": EXIT_TOO_MANY_REJECTS,

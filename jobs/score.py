@@ -146,6 +146,7 @@ class ReviewBudget(click.ParamType):
     is_flag=True,
     help="Keep uris, and ids made from them, out of everything that is published.",
 )
+@click.option("--no-report", is_flag=True, help="Make no report of the run, and compare with none.")
 @log_json_option
 @quiet_option
 @click.argument("beam_args", nargs=-1, type=click.UNPROCESSED)

@@ -29,6 +29,8 @@ def summarise(record: dict, output: str) -> str:
         f"  Drawn: {counts['overlays']} overlays of {counts['drawn']} images"
         " (attention, not localisation)."
     )
+    if drift := record.get("drift"):
+        lines.append(f"  Drift against {drift['against']}: {_drift(drift)}.")
     lines.append(
         f"  Time: {timings['score']:.1f} s to score ({rate:.1f} images/s),"
         f" {timings['start']:.1f} s to start, {timings['draw']:.1f} s to draw,"
@@ -40,6 +42,7 @@ def summarise(record: dict, output: str) -> str:
         f"  Scores:   {folder}/scores/run_id={run}",
         f"  Worklist: {folder}/worklist/run_id={run}.csv",
         f"  Overlays: {folder}/gradcam/run_id={run}",
+        *([f"  Report:   {folder}/report/run_id={run}.html"] if "report" in timings else []),
         f"  Record:   {folder}/runs/{run}.json",
         f"Model {record['model_id']}: {record['model_title']}. {record['model_statement']}",
     ]
@@ -70,6 +73,13 @@ def next_step(left: HandedOver, output: str) -> str:
                 f"Run {left.run_id}: its job is submitted. When that has ended, publish with:"
                 f" {commit}"
             )
+
+
+def _drift(drift: dict) -> str:
+    if not drift["compared"]:
+        return "not compared, too few images"
+    alarms = [f"{alarm['name']} ({alarm['statistic']})" for alarm in drift["alarms"]]
+    return ", ".join(alarms) or "none beyond normal variation"
 
 
 def _flagged(record: dict) -> str:

@@ -1,6 +1,7 @@
 """From staged parts to a published run: nothing lost, nothing doubled, or nothing at all."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +13,16 @@ import duckdb
 from model.bundle import BundleInfo
 from pipeline.archive import ScoringJob
 from pipeline.compaction import compact, plan_files, write_skipped
+from pipeline.comparison import EarlierRun
 from pipeline.database import connect
 from pipeline.drawing import DrawingSettings, draw_overlays, plan_drawings
 from pipeline.layout import TABLES, RunPaths, staged_parts
 from pipeline.ledger import Ledger, freeze_ledger
 from pipeline.mirror import discard, fetch
 from pipeline.publishing import publish_run
-from pipeline.record import RunFacts, build_record, file_metadata
+from pipeline.record import RunFacts, build_record, built_files, file_metadata
+from pipeline.report import MadeReport, make_report, write_report
+from pipeline.report_tables import built_tables
 from pipeline.runner import Runner, choose_runner
 from pipeline.worklist import Ranking, captured_findings, write_worklist
 from schemas.tables import REJECTS_SCHEMA, SKIPPED_SCHEMA, scores_schema, with_metadata
@@ -26,6 +30,10 @@ from schemas.tables import REJECTS_SCHEMA, SKIPPED_SCHEMA, scores_schema, with_m
 
 class RejectLimitError(Exception):
     """More images were rejected than the run allows; nothing was published."""
+
+
+class ReportError(Exception):
+    """The report could not be made; nothing was published."""
 
 
 class ReconciliationError(Exception):
@@ -44,6 +52,9 @@ class CommitSettings:
         float, a number if an int, None for all that are flagged.
       urgency: Tier of each of the 14 findings, 1 for the most urgent.
       urgent_first: Whether the worklist ranks by tier before it ranks by abnormality.
+      report: Whether to make one.
+      find_earlier: Returns the run that the report compares with, given a record of
+        this one; None where there is none.
     """
 
     bundle: BundleInfo
@@ -52,6 +63,8 @@ class CommitSettings:
     review_budget: float | int | None
     urgency: dict[str, int]
     urgent_first: bool
+    report: bool
+    find_earlier: Callable[[dict], EarlierRun | None]
 
 
 def commit_run(
@@ -73,6 +86,7 @@ def commit_run(
 
     Raises:
       RejectLimitError: Before anything is drawn.
+      ReportError: It could not be made, whatever the cause.
       ReconciliationError: The files as written do not hold each manifest row once.
     """
     paths, timings_s = job.paths, facts.timings_s
@@ -114,9 +128,14 @@ def commit_run(
         "urgency": settings.urgency,
         "captured": captured,
     }
-    record = build_record(
-        job, settings.bundle, facts, counts, ledger.reasons, overlays.files, worklist
+    build = functools.partial(
+        build_record, job, settings.bundle, facts, counts, ledger.reasons, worklist
     )
+    comparison = None
+    if settings.report:
+        with _timed(timings_s, "report"):
+            comparison = _report(paths, build([]), settings).comparison
+    record = build([*built_files(paths), *overlays.files], comparison)
     checkpoint("built")
     publish_run(paths, record)
     return record
@@ -261,6 +280,20 @@ def _rank(
         file_metadata(job, settings.bundle),
     )
     return flagged, listed, captured_findings(connection, files, folder / f"{name}.parquet")
+
+
+def _report(paths: RunPaths, record: dict, settings: CommitSettings) -> MadeReport:
+    """Makes the report from the tables as built, and a record that lacks their files."""
+    try:
+        report = make_report(record, built_tables(paths), settings.find_earlier(record))
+        write_report(report, paths.built("report") / f"run_id={paths.run_id}.html")
+    except Exception as error:
+        raise ReportError(
+            f"The report of run {paths.run_id} could not be made ({type(error).__name__}: {error})."
+            " Nothing was published; what was scored is kept. Go on with --resume --run-id"
+            f" {paths.run_id}, and with --no-report to publish without it."
+        ) from error
+    return report
 
 
 @contextmanager

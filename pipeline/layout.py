@@ -9,7 +9,10 @@ from model.object_store import ObjectFolder
 TABLES = ("scores", "rejects")
 """Tables that are staged in parts and compacted."""
 
-PUBLISHED = ("scores", "rejects", "skipped", "worklist", "gradcam")
+SHARED = ("worklist", "report")
+"""Kinds of result in whose folder each run has files, and not a folder."""
+
+PUBLISHED = ("scores", "rejects", "skipped", "gradcam", *SHARED)
 """Kinds of result that a run publishes, each in a folder of OUTPUT."""
 
 
@@ -107,8 +110,8 @@ class RunPaths:
         return self.published("gradcam") if self.store else self.built("gradcam")
 
     def published(self, kind: str) -> Path:
-        """Where that folder is published; the worklists of all runs share one."""
-        if kind == "worklist":
+        """Where that folder is published; the worklists of all runs share one, and the reports."""
+        if kind in SHARED:
             return self.output / kind
         return self.output / kind / f"run_id={self.run_id}"
 

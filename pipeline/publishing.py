@@ -14,7 +14,15 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.layout import Output, RunPaths, staged_runs, sync, sync_tree, write_atomically
+from pipeline.layout import (
+    SHARED,
+    Output,
+    RunPaths,
+    staged_runs,
+    sync,
+    sync_tree,
+    write_atomically,
+)
 from pipeline.lock import TAKEN_OVER, LockLostError
 from pipeline.locking import living_holder, run_lock
 from pipeline.mirror import discard, published_objects
@@ -58,9 +66,9 @@ def publish(paths: RunPaths, record: dict) -> None:
     for kind in _FOLDERS:
         if paths.built(kind).is_dir():
             _move(paths.built(kind), paths.published(kind))
-    if paths.built("worklist").is_dir():
-        for path in sorted(paths.built("worklist").iterdir()):
-            _move(path, paths.published("worklist") / path.name)
+    for kind in SHARED:
+        for path in sorted(paths.built(kind).iterdir() if paths.built(kind).is_dir() else ()):
+            _move(path, paths.published(kind) / path.name)
     for file in record["files"]:
         path = paths.output / file["path"]
         _check_size(path.stat().st_size if path.is_file() else None, file, paths.run_id)
@@ -74,7 +82,7 @@ def _publish_on_store(paths: RunPaths, record: dict) -> None:
         discard(paths, paths.published(kind))  # of a commit that a crash has interrupted
     built = {
         paths.published(kind) / path.relative_to(paths.built(kind)): path
-        for kind in (*_TABLES, "worklist")
+        for kind in (*_TABLES, *SHARED)
         for path in paths.built(kind).rglob("*")
     }
     paths.store.upload((path, paths.name_of(target)) for target, path in built.items())

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from model.bundle import BundleInfo, file_sha256
 from pipeline.archive import ScoringJob
-from pipeline.layout import RunPaths
+from pipeline.comparison import Comparison
+from pipeline.layout import PUBLISHED, RunPaths
 from pipeline.run_state import RunState, record_digest
 from pipeline.settings import RowSettings
 
@@ -65,8 +66,9 @@ def build_record(
     facts: RunFacts,
     counts: dict,
     reasons: dict,
-    overlays: list[dict],
     worklist: dict,
+    files: list[dict],
+    comparison: Comparison | None = None,
 ) -> dict:
     """Returns the record of a run whose files are built and not yet published.
 
@@ -76,8 +78,9 @@ def build_record(
       facts: What the run knew before.
       counts: Images by what became of them.
       reasons: Rejected images by reason code.
-      overlays: Path, size, digest and rows of each, as of any file.
       worklist: How it ranks, and how many images of each finding it captures.
+      files: Path, size, digest and rows of each.
+      comparison: With an earlier run, by the report; None where there was none.
     """
     expected = bundle.metrics.get("flag_rate", {}).get(job.scorer.tta)
     scored = counts["scored"]
@@ -91,7 +94,9 @@ def build_record(
             "actual": counts["flagged"] / scored if scored else None,
         },
         "worklist": worklist,
-        "files": [*_built_tables(job.paths), *overlays],
+        "drift": comparison.to_json() if comparison else None,
+        "files": files,
+        "model_metrics": dict(bundle.metrics),
         "manifest_sha256": facts.manifest_sha256,
         "options": facts.options,
         "settings": facts.settings.to_json(),
@@ -112,9 +117,9 @@ def build_record(
     return {**record, "record_sha256": record_digest(record)}
 
 
-def _built_tables(paths: RunPaths) -> Iterator[dict]:
-    """Gives the path to be, size, digest and rows of each table that is about to be published."""
-    for kind in ("scores", "rejects", "skipped", "worklist"):
+def built_files(paths: RunPaths) -> Iterator[dict]:
+    """Gives the path to be, size, digest and rows of each file to be published but overlays."""
+    for kind in (kind for kind in PUBLISHED if kind != "gradcam"):
         for path in sorted(paths.built(kind).iterdir() if paths.built(kind).is_dir() else ()):
             is_table = path.suffix == ".parquet"
             yield {

@@ -17,7 +17,14 @@ from model.scorer import default_batch_size
 from model.serving import ScorerSettings, choose_thresholds, scorer_settings
 from model.thresholds import Thresholds
 from pipeline.archive import ScoringJob, score_archive, share_bundle
-from pipeline.commit import CommitSettings, ReconciliationError, RejectLimitError, commit_run
+from pipeline.commit import (
+    CommitSettings,
+    ReconciliationError,
+    RejectLimitError,
+    ReportError,
+    commit_run,
+)
+from pipeline.comparison import earlier_run
 from pipeline.drawing import DrawingSettings
 from pipeline.events import Report
 from pipeline.layout import TABLES, Output, RunPaths
@@ -74,6 +81,7 @@ EXPECTED = (
     PublishError,
     ReconciliationError,
     RejectLimitError,
+    ReportError,
     RunStoppedError,
 )
 """Errors that say themselves what to do."""
@@ -115,6 +123,7 @@ class ScoreOptions:
     urgent_first: bool = False
     carry: tuple[str, ...] = ()
     redact_uris: bool = False
+    no_report: bool = False
     preset: str | None = None
     beam_args: tuple[str, ...] = ()
 
@@ -205,6 +214,7 @@ def score_manifest(
       OutputError: OUTPUT cannot be written.
       RejectLimitError: Too many images were rejected. Staged work is kept.
       ReconciliationError: Rows were lost or doubled. Staged work is kept.
+      ReportError: The report could not be made. Staged work is kept.
       RunStoppedError: A stop was requested. Staged work is kept.
       RunFailedError: Anything else. Staged work is kept.
     """
@@ -470,6 +480,8 @@ def _commit_settings(setup: _Setup) -> CommitSettings:
         review_budget=options.review_budget,
         urgency=setup.urgency,
         urgent_first=options.urgent_first,
+        report=not options.no_report,
+        find_earlier=functools.partial(earlier_run, setup.output),
     )
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from model.bundle import file_sha256
 from pipeline.database import connect
-from pipeline.layout import RunPaths
+from pipeline.layout import SHARED, RunPaths
 from pipeline.run_state import read_record, record_digest
 from schemas.errors import InputError
 from schemas.tables import read_metadata
@@ -112,7 +112,7 @@ def verify_run(path: Path) -> Verification:
     found = set(_found_files(paths))
     wrong = {file.path: what for file in files if (what := _check(paths, file, found, record))}
     problems += [Problem(name, what) for name, what in wrong.items()]
-    unlisted = found - {file.path for file in files}
+    unlisted = {name for name in found - {file.path for file in files} if not _is_report(name)}
     problems += [Problem(name, "is not in the record") for name in sorted(unlisted)]
     sound = [file for file in files if file.path not in wrong]
     problems += [
@@ -196,11 +196,16 @@ def _found_files(paths: RunPaths) -> Iterator[str]:
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
             for name in (*names, *links):
                 yield Path(folder, name).relative_to(paths.output).as_posix()
-    worklists = paths.published("worklist")
-    if worklists.is_dir():
-        for path in worklists.iterdir():
+    for kind in SHARED:
+        folder = paths.published(kind)
+        for path in folder.iterdir() if folder.is_dir() else ():
             if path.name.lstrip(".").startswith(f"run_id={paths.run_id}."):
                 yield path.relative_to(paths.output).as_posix()
+
+
+def _is_report(name: str) -> bool:
+    # `prescreen report` makes one of a run that published none.
+    return name.startswith("report/") and name.endswith(".html")
 
 
 def _fail(error: OSError) -> None:

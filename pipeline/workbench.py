@@ -189,6 +189,7 @@ class Workbench:
             output=str(output),
             bundle=self._options.bundle,
             gradcam_limit=0,
+            no_report=True,
             batch_size=self.batch_size,
             precision=self._options.precision,
             decode_threads=self._options.decode_threads,

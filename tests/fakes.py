@@ -19,6 +19,7 @@ from model.thresholds import Threshold, threshold_vector
 from pipeline import scoring
 from pipeline.archive import ScoringJob
 from pipeline.commit import CommitSettings
+from pipeline.comparison import EarlierRun
 from pipeline.drawing import DrawingSettings
 from pipeline.elements import ImageFacts, LoadedImage, RejectedImage, ScoredImage
 from pipeline.layout import RunPaths
@@ -160,9 +161,15 @@ def make_job(
 
 
 def make_settings(
-    *, reject_limit: float = 1.0, top: int = 0, limit: int = 1000, budget: float | int | None = None
+    *,
+    reject_limit: float = 1.0,
+    top: int = 0,
+    limit: int = 1000,
+    budget: float | int | None = None,
+    report: bool = False,
+    find_earlier: Callable[[dict], EarlierRun | None] = lambda record: None,
 ) -> CommitSettings:
-    """Returns commit settings; nothing is drawn unless asked for."""
+    """Returns commit settings; nothing is drawn and no report made unless asked for."""
     return CommitSettings(
         bundle=make_bundle(),
         drawing=DrawingSettings(top=top, limit=limit, note="Fake network. Not for diagnosis."),
@@ -170,6 +177,8 @@ def make_settings(
         review_budget=budget,
         urgency=load_urgency(),
         urgent_first=False,
+        report=report,
+        find_earlier=find_earlier,
     )
 
 

@@ -21,6 +21,7 @@ from pipeline.archive import share_bundle
 from pipeline.layout import RunPaths
 from pipeline.listing import list_images
 from pipeline.mirror import OutputError
+from pipeline.reporting import report_run
 from pipeline.run import RunFailedError, ScoreOptions, score_manifest
 from pipeline.source import read_source, source_version
 from pipeline.stopping import STOP
@@ -187,6 +188,20 @@ def test_run_only_new_and_retry_rejects_find_the_runs_of_the_store(store, tmp_pa
     assert sorted(rows(retried, "rejects")) == ["manifest.csv"]
     with pytest.raises(InputError, match="--retry-rejects must be the record of a run in --output"):
         score(run_id="other", retry_rejects=f"{ROOT}/elsewhere/runs/night.json")
+
+
+def test_report_of_a_run_on_a_store_is_the_one_it_published(store, tmp_path):
+    counts = score()["counts"]
+    path = report_run(f"{OUTPUT}/runs/night.json", str(tmp_path / "report.html"), None)
+    published = ObjectFolder(OUTPUT).read("report/run_id=night.html").decode()
+    before_times = [
+        html.partition('<h2 id="counts">')[2].partition('<h2 id="times">')[0]
+        for html in (published, path.read_text())
+    ]
+    assert before_times[0] == before_times[1]
+    assert published.count("data:image/jpeg") == counts["listed"] + counts["drawn"] <= 24
+    with pytest.raises(InputError, match="--output must name a file here for a run on gs://"):
+        report_run(f"{OUTPUT}/runs/night.json", None, None)
 
 
 def test_bundle_of_this_machine_is_shared_with_workers_elsewhere(store, tmp_path):

@@ -15,6 +15,7 @@ from tests.fakes import tree
 BUILT = (
     "gradcam/xx/c",
     "rejects/b",
+    "report/run_id=r1.html",
     "scores/a",
     "worklist/run_id=r1.csv",
     "worklist/run_id=r1.parquet",
@@ -22,6 +23,7 @@ BUILT = (
 PUBLISHED = [
     "gradcam/run_id=r1/xx/c",
     "rejects/run_id=r1/b",
+    "report/run_id=r1.html",
     "scores/run_id=r1/a",
     "worklist/run_id=r1.csv",
     "worklist/run_id=r1.parquet",
@@ -100,7 +102,7 @@ def test_publish_scores_come_after_the_overlays_that_they_name(tmp_path, monkeyp
 
     monkeypatch.setattr(publishing.os, "rename", rename_and_note)
     publish(paths, RECORD)
-    assert moved == ["gradcam", "rejects", "scores", "worklist", "worklist"]
+    assert moved == ["gradcam", "rejects", "scores", "worklist", "worklist", "report"]
 
 
 def test_publish_leftovers_that_cannot_be_removed_are_no_failure(tmp_path, monkeypatch):
@@ -210,5 +212,5 @@ def test_prepare_all_is_durable_before_it_says_so(tmp_path, monkeypatch):
         publishing, "write_atomically", lambda *args: order.append("prepared") or write(*args)
     )
     prepare(paths, RECORD)
-    folders = 6  # commit, scores, rejects, gradcam, gradcam/xx, worklist
+    folders = 7  # commit, scores, rejects, gradcam, gradcam/xx, worklist, report
     assert order[: order.index("prepared")] == ["fsync"] * (len(BUILT) + folders)

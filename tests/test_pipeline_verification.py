@@ -284,6 +284,7 @@ def test_verify_run_file_of_another_size_says_both(run, output, name, change):
         "gradcam/run_id=r1/x\ny\udcff.jpg",
         "worklist/run_id=r1.csv.bak",
         "worklist/.run_id=r1.csv.tmp",
+        "report/.run_id=r1.html.tmp",
     ],
 )
 def test_verify_run_extra_file_is_named(run, output, name):

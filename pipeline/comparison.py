@@ -1,0 +1,159 @@
+"""A run beside an earlier one: which one, and what has changed more than is normal."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from model.drift import Change, Observations, measure_drift
+from pipeline.layout import Output
+from pipeline.mirror import fetch
+from pipeline.report_tables import RunTables, published_tables, read_scores
+from pipeline.run_state import committed_runs
+from schemas.errors import InputError
+
+FEWEST_IMAGES = 100
+"""Runs with fewer scored images are not compared: all would be normal between them."""
+
+_DATE = "study_date"
+"""Another one each night, which says nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlierRun:
+    """A published run to compare with.
+
+    Attributes:
+      record: Its record.
+      tables: Its files, on this machine.
+    """
+
+    record: dict
+    tables: RunTables
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What was compared, and what came of it.
+
+    Attributes:
+      against: Id of the earlier run.
+      started_at: When that began.
+      images: Scored then and now.
+      sampled: Of these, compared.
+      changes: All statistics; empty where too few images were scored.
+      left_out: Carried columns that are no categories.
+    """
+
+    against: str
+    started_at: str
+    images: tuple[int, int]
+    sampled: tuple[int, int]
+    changes: list[Change]
+    left_out: list[str]
+
+    @property
+    def alarms(self) -> list[Change]:
+        """What changed more than is normal."""
+        return [change for change in self.changes if change.is_alarm]
+
+    def to_json(self) -> dict:
+        """Returns what the record says of it."""
+        return {
+            "against": self.against,
+            "compared": bool(self.changes),
+            "alarms": [dataclasses.asdict(change) for change in self.alarms],
+        }
+
+
+def earlier_run(output: Output, record: dict) -> EarlierRun | None:
+    """Returns the newest run that began before and has scores comparable to those of `record`.
+
+    That is one of the same model, thresholds, test-time augmentation and precision, with at
+    least `FEWEST_IMAGES` scored. A run that retried rejects is no night like others: it is
+    neither compared nor compared with. Scores are fetched where OUTPUT is on a store.
+
+    Raises:
+      InputError: A record in OUTPUT cannot be read.
+    """
+    if record["parent_run"]:
+        return None
+    for other in reversed(committed_runs(output.folder)):
+        if (
+            other["started_at"] < record["started_at"]
+            and not other["parent_run"]
+            and other.get("scoring_digest") == record["scoring_digest"]
+            and other["counts"]["scored"] >= FEWEST_IMAGES
+        ):
+            paths = output.run(other["run_id"])
+            fetch(paths, paths.published("scores"))
+            return EarlierRun(other, published_tables(paths, other))
+    return None
+
+
+def check_comparable(then: dict, now: dict) -> None:
+    """Checks that scores of two runs mean the same, as their records tell.
+
+    Raises:
+      InputError: Another model scored them, or another way, or they are one run.
+    """
+    if then["run_id"] == now["run_id"]:
+        raise InputError(
+            f"--against must be another run. Received: {then['run_id']}, the run itself."
+        )
+    for name in ("model_id", "tta"):
+        if then[name] != now[name]:
+            raise InputError(
+                f"--against must be a run with the same {name}. Received: {then['run_id']}, with"
+                f" {then[name]} and not {now[name]}. `prescreen runs` lists what there is."
+            )
+    if then["counts"]["scored"] < FEWEST_IMAGES:
+        raise InputError(
+            f"--against must be a run with {FEWEST_IMAGES} scored images or more. Received:"
+            f" {then['run_id']}, with {then['counts']['scored']}."
+        )
+
+
+def compare(earlier: EarlierRun, now: Observations, record: dict) -> Comparison:
+    """Returns what has changed since an earlier run.
+
+    Flags of both are those of the thresholds of now, whatever those of then were.
+
+    Args:
+      earlier: Comparable, with `FEWEST_IMAGES` or more.
+      now: The run, or a sample of it.
+      record: Of the run.
+
+    Raises:
+      InputError: A file of the earlier run is missing.
+    """
+    missing = [path.name for path in earlier.tables.scores if not path.is_file()]
+    if missing:
+        raise InputError(
+            "a run to compare with must have the files that its record lists. Received:"
+            f" {earlier.record['run_id']} without {missing[0]} of its scores. Restore it, or"
+            " remove the run's record."
+        )
+    _, then = read_scores(earlier.tables.scores, record["thresholds"])
+    shared = [name for name in then.categories if name in now.categories]
+    compared = [name for name in shared if name != _DATE and _is_category(then, name)]
+    enough = min(record["counts"]["scored"], len(then.patients)) >= FEWEST_IMAGES
+    changes = []
+    if enough:
+        changes = measure_drift(*(_only(run, compared) for run in (then, now)))
+    return Comparison(
+        against=earlier.record["run_id"],
+        started_at=earlier.record["started_at"],
+        images=(earlier.record["counts"]["scored"], record["counts"]["scored"]),
+        sampled=(len(then.patients), len(now.patients)),
+        changes=changes,
+        left_out=sorted((then.categories.keys() | now.categories.keys()) - set(compared)),
+    )
+
+
+def _is_category(run: Observations, name: str) -> bool:
+    """Returns whether the values of a column recur: those of an identifier do not."""
+    values = run.categories[name]
+    return len(set(values)) <= len(values) / 2
+
+
+def _only(run: Observations, columns: Sequence[str]) -> Observations:
+    return dataclasses.replace(run, categories={name: run.categories[name] for name in columns})
