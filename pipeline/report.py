@@ -1,6 +1,7 @@
 """The report of a run: one HTML file that needs nothing else."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,7 +115,9 @@ def write_report(report: MadeReport, path: Path) -> None:
     write_atomically(path, report.html.encode())
 
 
+@functools.cache
 def _template() -> jinja2.Template:
+    """Returns the page; compiling it takes as long as all else of a small report."""
     # Ids and carried texts come from outside: whatever is in them is shown, never markup.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline"),
