@@ -63,7 +63,8 @@ STAGES = {
     "compact": ("pipeline.commit", "_compact"),
     "reconcile": ("pipeline.commit", "_reconcile"),
     "rank": ("pipeline.commit", "_rank"),
-    "publish": ("pipeline.commit", "build_record"),
+    "report": ("pipeline.commit", "_report"),
+    "publish": ("pipeline.commit", "publish_run"),
 }
 """Which function's call begins a stage: where it is looked up, and its name."""
 

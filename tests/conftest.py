@@ -76,3 +76,12 @@ def squares():
     from model.phantoms import draw_phantom
 
     return np.stack([draw_phantom(21, index, size=224).pixels for index in range(40)])
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A Google Cloud Storage with an empty bucket, and the faults that it is asked for."""
+    from tests.gcs import storage
+
+    with storage(tmp_path) as faulty:
+        yield faulty

@@ -8,15 +8,9 @@ import pytest
 from model.bundle import demo_bundle_path, load_bundle_info, load_network
 from model.object_store import ObjectFolder
 from schemas.errors import InputError
-from tests.gcs import BUCKET, storage
+from tests.gcs import BUCKET
 
 URI = f"gs://{BUCKET}/models/demo"
-
-
-@pytest.fixture
-def store(tmp_path):
-    with storage(tmp_path) as faulty:
-        yield faulty
 
 
 @pytest.fixture

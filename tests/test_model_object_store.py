@@ -3,13 +3,7 @@
 import pytest
 
 from model.object_store import ObjectFolder
-from tests.gcs import BUCKET, storage
-
-
-@pytest.fixture
-def store(tmp_path):
-    with storage(tmp_path) as faulty:
-        yield faulty
+from tests.gcs import BUCKET
 
 
 @pytest.fixture

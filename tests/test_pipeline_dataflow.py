@@ -21,7 +21,7 @@ from pipeline.run import HandedOver, ScoreOptions, score_manifest
 from pipeline.runner import Handover, Runner, choose_runner
 from schemas.errors import InputError
 from tests.fakes import LOCAL, FakeScorer, make_job, manifest_row
-from tests.gcs import BUCKET, storage
+from tests.gcs import BUCKET
 
 IMAGE = "europe-west4-docker.pkg.dev/my-project/prescreen/worker:1"
 PLACE = (
@@ -360,16 +360,15 @@ ON_STORE = [option for option in PLACE if "temp_location" not in option]
 
 
 @pytest.fixture
-def store(tmp_path, phantoms, monkeypatch):
+def store(store, phantoms, monkeypatch):
     """A store with phantoms and a file that is none; a fake network scores where anything does."""
     scorer = FakeScorer().install(monkeypatch)
     monkeypatch.setattr(run, "load_scorer", lambda settings: scorer)
     manifest = (phantoms / "manifest.csv").read_text() + "missing,images/none.png,,,\n"
-    with storage(tmp_path) as faulty:
-        folder = ObjectFolder(f"{ROOT}/xrays")
-        folder.upload((path, f"images/{path.name}") for path in (phantoms / "images").iterdir())
-        folder.write("manifest.csv", manifest.encode())
-        yield faulty
+    folder = ObjectFolder(f"{ROOT}/xrays")
+    folder.upload((path, f"images/{path.name}") for path in (phantoms / "images").iterdir())
+    folder.write("manifest.csv", manifest.encode())
+    return store
 
 
 def invoke(*arguments):

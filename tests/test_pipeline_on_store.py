@@ -29,7 +29,7 @@ from pipeline.store_lock import StoreLock
 from schemas.errors import InputError
 from schemas.rejects import ImageError, Reason
 from tests.fakes import MODEL_ID, FakeScorer, read_rows, varied_picture, write_picture
-from tests.gcs import BUCKET, storage
+from tests.gcs import BUCKET
 
 IMAGES = 20
 ROOT = f"gs://{BUCKET}"
@@ -47,23 +47,22 @@ def scorer(monkeypatch):
 
 
 @pytest.fixture
-def store(tmp_path, scorer, monkeypatch):
+def store(store, tmp_path, scorer, monkeypatch):
     """A store that holds an archive and a bundle; no other folder of this machine is used."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    with storage(tmp_path) as faulty:
-        demo, files = Path(demo_bundle_path()), []
-        files += [(demo / name, f"bundle/{name}") for name in ("bundle.json", "model.keras")]
-        for number in range(IMAGES):
-            name = f"xrays/images/{number:02d}.png"
-            files.append((write_picture(tmp_path / name, varied_picture(number)), name))
-        uris = [f"images/{number:02d}.png" for number in range(IMAGES)]
-        rows = [*uris, "images/missing.png", "manifest.csv"]
-        manifest = tmp_path / "xrays/manifest.csv"
-        manifest.write_text("\n".join(["uri", *rows]) + "\n")
-        ObjectFolder(ROOT).upload([*files, (manifest, "xrays/manifest.csv")])
-        yield faulty
+    demo, files = Path(demo_bundle_path()), []
+    files += [(demo / name, f"bundle/{name}") for name in ("bundle.json", "model.keras")]
+    for number in range(IMAGES):
+        name = f"xrays/images/{number:02d}.png"
+        files.append((write_picture(tmp_path / name, varied_picture(number)), name))
+    uris = [f"images/{number:02d}.png" for number in range(IMAGES)]
+    rows = [*uris, "images/missing.png", "manifest.csv"]
+    manifest = tmp_path / "xrays/manifest.csv"
+    manifest.write_text("\n".join(["uri", *rows]) + "\n")
+    ObjectFolder(ROOT).upload([*files, (manifest, "xrays/manifest.csv")])
+    yield store
     assert list(scratch.iterdir()) == []
 
 
@@ -165,18 +164,13 @@ def test_run_held_by_another_is_refused(store):
     lock = StoreLock(ObjectFolder(OUTPUT), "_staging/night/lock", "night")
     with lock, pytest.raises(InputError, match="held by process"):
         score()
-    score()
 
 
-def test_run_id_that_is_published_is_refused_and_again_resumed_is_that_run(store):
-    record = score()
+def test_runs_of_the_store_are_found_by_their_id_by_only_new_and_by_retry_rejects(store, tmp_path):
+    published = score()
     with pytest.raises(InputError, match="night, which is there already"):
         score()
-    assert score(resume=True) == record
-
-
-def test_run_only_new_and_retry_rejects_find_the_runs_of_the_store(store, tmp_path):
-    score()
+    assert score(resume=True) == published
     changed = write_picture(tmp_path / "changed.png", varied_picture(99))
     folder = ObjectFolder(ROOT)
     folder.upload([(changed, "xrays/images/05.png"), (changed, "xrays/images/missing.png")])

@@ -9,15 +9,9 @@ from pipeline import store_lock
 from pipeline.lock import LockLostError
 from pipeline.store_lock import StoreLock, find_store_holder
 from schemas.errors import InputError
-from tests.gcs import BUCKET, storage
+from tests.gcs import BUCKET
 
 NAME = "_staging/r1/lock"
-
-
-@pytest.fixture
-def store(tmp_path):
-    with storage(tmp_path) as faulty:
-        yield faulty
 
 
 @pytest.fixture
