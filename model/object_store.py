@@ -167,6 +167,15 @@ class ObjectFolder:
 
         _all_at_once(remove, names)
 
+    def delete_generation(self, name: str, generation: int) -> None:
+        """Removes an object if it still is the one of that generation.
+
+        Raises:
+          FileExistsError: It is another.
+        """
+        with _os_errors():
+            self._blob(name).delete(if_generation_match=generation, timeout=_TIMEOUT_S)
+
     @property
     def _patience(self) -> dict:
         """Arguments of a request."""

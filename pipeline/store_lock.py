@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 
 from model.object_store import ObjectFolder, StoredObject
 from pipeline.lock import DEAD_AFTER_S, HEARTBEAT_S, TAKEN_OVER, Holder, LockLostError
@@ -51,8 +52,10 @@ class StoreLock:
     def __exit__(self, *_) -> None:
         self._stop.set()
         self._thread.join()
-        if not self._lost:
-            self._store.delete([self._name])
+        # Its own alone: another may have taken it over unseen. One that cannot be removed now
+        # is taken for dead in a while, which is no reason to fail a run that is published.
+        with suppress(OSError):
+            self._store.delete_generation(self._name, self._generation)
 
     def check(self) -> None:
         """Raises if the run belongs to another process by now.

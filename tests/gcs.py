@@ -79,17 +79,18 @@ class FaultyStore:
 
     def _answer(self, method: str, path: str, headers: dict, body: bytes):
         query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(path).query))
+        asked = urllib.parse.urlsplit(path).path
+        named = urllib.parse.unquote(asked.partition("/o/")[2])
         wanted = query.get("ifGenerationMatch")
         if wanted is not None and method in ("POST", "PUT", "DELETE"):
             found = _NAME.search(body)
-            name = json.loads(found[1]) if found else query["name"]
+            name = named or (json.loads(found[1]) if found else query["name"])
             if wanted != self._generation(name):
                 return 412, [], b'{"error": {"code": 412, "message": "conditionNotMet"}}'
-        wanted, asked = query.get("generation"), urllib.parse.urlsplit(path).path
-        if wanted is not None and asked.startswith("/download/"):
-            name = urllib.parse.unquote(asked.partition("/o/")[2])
-            if wanted != self._generation(name):
-                return 404, [], b'{"error": {"code": 404, "message": "notFound"}}'
+        wanted = query.get("generation")
+        is_read = wanted is not None and asked.startswith("/download/")
+        if is_read and wanted != self._generation(named):
+            return 404, [], b'{"error": {"code": 404, "message": "notFound"}}'
         answer = self._forward(method, path, headers, body)
         if method == "GET" and urllib.parse.urlsplit(path).path.endswith("/o"):
             return self._page(answer, int(query.get("pageToken", 0)))

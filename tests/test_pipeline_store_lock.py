@@ -79,6 +79,21 @@ def test_lock_heartbeat_is_seen_and_a_take_over_noticed(folder, monkeypatch):
     assert b"other" in folder.read(NAME)
 
 
+def test_lock_taken_over_unseen_is_left_to_the_other(folder):
+    with lock(folder):
+        folder.write(NAME, b'{"host": "other", "process": 8, "token": "o"}')
+    assert b"other" in folder.read(NAME)
+
+
+def test_lock_that_cannot_be_removed_is_no_failure(folder, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no")
+
+    with lock(folder):
+        monkeypatch.setattr(ObjectFolder, "delete_generation", refuse)
+    assert folder.find(NAME)
+
+
 @pytest.mark.parametrize("fault", ["503", "reset", "lost"])
 def test_lock_fault_while_it_is_taken_is_survived(store, folder, fault):
     store.fail("POST", NAME, fault)
