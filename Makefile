@@ -15,7 +15,7 @@ demo: $(VENV)/installed ## Install, write a sample archive, score it.
 	$(BIN)/prescreen score --manifest sample/manifest.csv --output results
 
 test: $(VENV)/installed lint ## Check style and run all tests but the long ones.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed ## Check style.
 	$(BIN)/ruff check .

@@ -39,6 +39,7 @@ setup(
             "hypothesis>=6.100,<7",
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3,<3",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
         ],
     },

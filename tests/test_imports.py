@@ -1,5 +1,6 @@
 """Packages import one way, and a command loads nothing heavy before it runs."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ _PACKAGES = ("schemas", "model", "pipeline", "jobs")
 _HEAVY = ("tensorflow", "keras", "apache_beam", "pandas", "pyarrow", "duckdb", "matplotlib")
 
 
+@functools.cache
 def _loaded_by(statement: str) -> set[str]:
     """Returns the top-level modules that are loaded after `statement`, in a new process."""
     code = f"import sys\n{statement}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"

@@ -80,8 +80,8 @@ def test_score_stopped_by_a_signal_ends_in_good_order_and_is_resumed(archive, tm
     assert seen[-1]["message"].endswith("Go on with --resume --run-id night.")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_staging"]
 
-    resumed = subprocess.run([*map(str, command), "--resume"], cwd=_ROOT, capture_output=True)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = _score(*command[4:], "--resume")
+    assert resumed.exit_code == 0, resumed.output
     counts = json.loads((tmp_path / "out" / "runs" / "night.json").read_text())["counts"]
     assert (counts["manifest"], counts["scored"]) == (60, 60)
 
@@ -192,8 +192,9 @@ def _everything(folder):
             yield name, json.dumps(pq.read_table(path).to_pylist(), default=str).encode()
 
 
-@pytest.mark.parametrize("log", [["--log-json"], ["--debug"]], ids=["json", "debug"])
-@pytest.mark.parametrize("limit", ["1", "0"], ids=["published", "refused"])
+@pytest.mark.parametrize(
+    ("limit", "log"), [("1", "--log-json"), ("0", "--debug")], ids=["published", "refused"]
+)
 def test_score_tells_no_name_in_what_it_prints_or_in_redacted_output(tmp_path, limit, log):
     folder, names = _plant(tmp_path)
     (tmp_path / "m.csv").write_text("uri\n" + "".join(f"{folder.name}/{name}\n" for name in names))
@@ -201,7 +202,7 @@ def test_score_tells_no_name_in_what_it_prints_or_in_redacted_output(tmp_path, l
         [
             sys.executable, "-m", "jobs", "score", "--manifest", str(tmp_path / "m.csv"),
             "--output", str(tmp_path / "out"), "--run-id", "night", "--redact-uris",
-            "--reject-limit", limit, *log,
+            "--reject-limit", limit, log,
         ],
         cwd=_ROOT, capture_output=True, text=True,
     )  # fmt: skip
