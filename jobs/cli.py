@@ -7,6 +7,7 @@ from jobs.commit import commit_command
 from jobs.evaluate import evaluate_command
 from jobs.import_seed import import_seed_command
 from jobs.manifest import manifest_command
+from jobs.plan import plan_command
 from jobs.predict import predict_command
 from jobs.prepare import prepare_command
 from jobs.report import report_command
@@ -32,6 +33,7 @@ for _command in (
     sample_command,
     manifest_command,
     score_command,
+    plan_command,
     commit_command,
     runs_command,
     verify_command,

@@ -14,6 +14,7 @@ EXIT_NOT_RECONCILED = 4
 
 _EXIT_CODES = {
     "LockLostError": EXIT_FAILED,
+    "MeasureError": EXIT_FAILED,
     "OutputError": EXIT_FAILED,
     "PublishError": EXIT_FAILED,
     "ReportError": EXIT_FAILED,

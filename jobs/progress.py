@@ -142,6 +142,8 @@ def _line(event: str, facts: dict) -> str | None:
                 f"{facts['kept']} images were scored by earlier attempts,"
                 f" {facts['skipped'] or 0} are held by earlier runs."
             )
+        case "planning":
+            return f"{facts['step'].capitalize()}."
         case "scoring":
             return f"Scoring {facts['images']} images on {facts['runner']}."
         case "stopping":

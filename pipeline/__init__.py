@@ -21,6 +21,8 @@
 * `pipeline.preparation`, `pipeline.train`: labelled images for training.
 * `pipeline.benchmark`, by way of `workbench` and `peers`: rates of this machine, beside other
   programs; `pipeline.cost_model`: what an archive takes at them.
+* `pipeline.forecast`: what a run would do and take, by way of `shadow`, `sampling`, `reckoning`
+  and `prices`.
 
 Imports `model` and `schemas`; knows nothing of the command line.
 """

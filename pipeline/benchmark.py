@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from model.devices import prepare_gpus
-from pipeline.cost_model import Rates
+from pipeline.cost_model import Rates, rates_for
 
 DECODE, INFERENCE, OVERLAYS = "decode", "inference", "overlays"
 WITHOUT_MAPS, TTA_ALL, TTA_BORDERLINE = "inference, no maps", "--tta all", "--tta borderline"
@@ -109,15 +109,12 @@ def rates_of(measured: Mapping[str, Measurement]) -> Rates:
     Args:
       measured: Of the stages of a `Workbench`.
     """
-    decode, inference = measured[DECODE].rate, measured[INFERENCE].rate
-    shares_cores = not prepare_gpus()
-    alone = 1 / decode + 1 / inference if shares_cores else max(1 / decode, 1 / inference)
     drawing = measured.get(OVERLAYS)
-    return Rates(
-        decode=decode,
-        inference=inference,
-        shares_cores=shares_cores,
-        other_s=1 / measured[PUBLISHED].rate - alone,
+    return rates_for(
+        measured[DECODE].rate,
+        measured[INFERENCE].rate,
+        shares_cores=not prepare_gpus(),
+        image_s=1 / measured[PUBLISHED].rate,
         draw_s=1 / drawing.rate if drawing else 0.0,
         start_s=statistics.median(measured[START].seconds),
     )

@@ -21,7 +21,8 @@ class Rates:
       other_s: Seconds an image for all else that is done for each: elements, rows,
         staging, and writing the final files.
       draw_s: Seconds an image drawn, all of its overlays.
-      start_s: Seconds before the first image.
+      start_s: Seconds that a run takes beside its images: before the first, and to begin
+        and end each step.
     """
 
     decode: float
@@ -53,6 +54,27 @@ class Rates:
           drawn: Of them, to be drawn.
         """
         return self.start_s + images * self.image_s + drawn * self.draw_s
+
+
+def rates_for(
+    decode: float,
+    inference: float,
+    *,
+    shares_cores: bool,
+    image_s: float,
+    draw_s: float,
+    start_s: float,
+) -> Rates:
+    """Returns rates by which an image takes the seconds that were measured of the whole job.
+
+    Args:
+      image_s: Seconds an image that is scored and not drawn; at least `1 / inference` where
+        cores are not shared.
+      decode, inference, shares_cores, draw_s, start_s: As those of `Rates`.
+    """
+    # Beside an accelerator its time passes while these cores work, and is not added.
+    alone = 1 / decode + (1 / inference if shares_cores else 0)
+    return Rates(decode, inference, shares_cores, image_s - alone, draw_s, start_s)
 
 
 @dataclasses.dataclass(frozen=True)

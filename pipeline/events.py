@@ -12,6 +12,7 @@ class Report(Protocol):
         Args:
           event: `run_started`, `run_resumed`, `run_finished_earlier`,
             `published_already`, `manifest_checked`, `parts_discarded`, `planned`,
-            `scoring`, `handed_over`, `scored`, `drawn`, `built`, `published`.
+            `scoring`, `handed_over`, `scored`, `drawn`, `built`, `published`; of a plan,
+            `planning`.
           **facts: Numbers and names; never a path, nor anything of an image.
         """

@@ -201,7 +201,7 @@ def keep_rejected(
             " USING (image_id) ORDER BY file_row_number",
             params={
                 "manifest": manifest.path,
-                "rejects": _files_of(paths, record, "rejects"),
+                "rejects": files_of(paths, record, "rejects"),
                 "reasons": list(reasons),
             },
         ).to_arrow_reader(ROW_GROUP_ROWS)
@@ -230,7 +230,7 @@ def _collect_held(
     )
     for age, record in enumerate(holders, start=1):
         for kind, table in enumerate(TABLES):
-            _insert_found(connection, record["run_id"], -age, kind, _files_of(paths, record, table))
+            _insert_found(connection, record["run_id"], -age, kind, files_of(paths, record, table))
     for kind, table in enumerate(TABLES):
         parts = staged_parts(paths.parts(table))
         # Its own rows go first, then the newest run's.
@@ -263,8 +263,12 @@ def _insert_found(
     )
 
 
-def _files_of(paths: RunPaths, record: dict, table: str) -> list[str]:
-    """Returns the files of a table of a published run."""
+def files_of(paths: RunPaths, record: dict, table: str) -> list[str]:
+    """Returns the files of a table of a published run.
+
+    Raises:
+      InputError: They are not all there.
+    """
     files = [file for file in record["files"] if file["path"].startswith(f"{table}/")]
     for file in files:
         path = paths.output / file["path"]

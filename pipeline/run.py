@@ -6,7 +6,7 @@ import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from model.bundle import BundleInfo, file_sha256, load_bundle_info, thresholds_id
@@ -154,7 +154,7 @@ class ScoreOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Setup:
+class Setup:
     """What a run is made of, checked before any image is read.
 
     Attributes:
@@ -219,7 +219,7 @@ def score_manifest(
       RunFailedError: Anything else. Staged work is kept.
     """
     with ExitStack() as held:
-        return _run(_set_up(options, held, prepare_worker), report)
+        return _run(set_up(options, held, prepare_worker), report)
 
 
 def commit_scored(output: str, run_id: str, report: Report) -> dict:
@@ -255,14 +255,14 @@ def commit_scored(output: str, run_id: str, report: Report) -> dict:
     )
     scored_by = choose_runner(given.beam_args, given.preset).name
     with ExitStack() as held:
-        return _run(_set_up(options, held, scored_by=scored_by), report)
+        return _run(set_up(options, held, scored_by=scored_by), report)
 
 
-def _run(setup: _Setup, report: Report) -> dict | HandedOver:
+def _run(setup: Setup, report: Report) -> dict | HandedOver:
     finished = finish_commits(setup.output)
     for record in finished:
         report("run_finished_earlier", run_id=record["run_id"])
-    if record := _published_already(setup, finished):
+    if record := published_already(setup, finished):
         report("published_already", run_id=record["run_id"])
         return record
     with begin_run(setup.output, setup.request) as run:
@@ -283,13 +283,26 @@ def _run(setup: _Setup, report: Report) -> dict | HandedOver:
     return record
 
 
-def _set_up(
+def set_up(
     options: ScoreOptions,
     held: ExitStack,
     prepare_worker: Callable[[], None] | None = None,
     scored_by: str | None = None,
-) -> _Setup:
-    """Checks what can be checked before any image is read; `held` ends what is opened."""
+    open_place: Callable[[str], AbstractContextManager[Output]] = open_output,
+) -> Setup:
+    """Checks what can be checked before any image is read.
+
+    Args:
+      options: Of the command.
+      held: Ends what is opened.
+      prepare_worker: As for `pipeline.workers.Workers`.
+      scored_by: As that of a `Setup`.
+      open_place: Gives the place of all runs.
+
+    Raises:
+      InputError: An option, the bundle or OUTPUT breaks a rule.
+      OutputError: OUTPUT cannot be written.
+    """
     started, started_s = datetime.datetime.now(datetime.UTC), time.monotonic()
     runner = choose_runner(options.beam_args, options.preset)
     _check_workers(options.workers, runner)
@@ -305,8 +318,8 @@ def _set_up(
         carried=carried_columns(options.manifest, options.carry),
         gradcam_top=options.gradcam_top,
     )
-    output = held.enter_context(open_output(options.output))
-    return _Setup(
+    output = held.enter_context(open_place(options.output))
+    return Setup(
         options=options,
         output=output,
         runner=runner,
@@ -365,7 +378,7 @@ def _retried_run(options: ScoreOptions, output: Output) -> dict | None:
     return read_record(path)
 
 
-def _published_already(setup: _Setup, finished: Iterable[dict]) -> dict | None:
+def published_already(setup: Setup, finished: Iterable[dict]) -> dict | None:
     """Returns the record that a resume would have to write, where it is written already.
 
     That is so if a crash came after the last row was scored, or if the same command
@@ -373,29 +386,30 @@ def _published_already(setup: _Setup, finished: Iterable[dict]) -> dict | None:
 
     Args:
       setup: Of this start.
-      finished: Records of the runs that this start has just finished.
+      finished: Records of the runs that this start has just finished, or would.
     """
     run_id = setup.options.run_id
     if not setup.options.resume:
         return None
     if run_id is not None:
         path = setup.output.run(run_id).record
-        finished = [read_record(path)] if path.exists() else []
+        finished = [read_record(path)] if path.exists() else finished
+        finished = [run for run in finished if run["run_id"] == run_id]
     wanted = (setup.settings.digest, setup.request.parent_run)
     same = [run for run in finished if (run.get("settings_digest"), run["parent_run"]) == wanted]
     if not same:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "manifest.parquet"
-        _check_manifest(setup, path)
+        check_own_manifest(setup, path)
         digest = file_sha256(path)
     return next((run for run in same if run["manifest_sha256"] == digest), None)
 
 
-def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict | HandedOver:
+def _score(run: ActiveRun, setup: Setup, report: Report) -> dict | HandedOver:
     """Works on a run until it is published, or handed over; returns its record, or that."""
     paths, runner, options = run.paths, setup.runner, setup.options
-    manifest = _check_manifest(setup, paths.manifest)
+    manifest = check_own_manifest(setup, paths.manifest)
     if setup.parent:
         manifest = keep_rejected(paths, manifest, setup.parent, options.retry_reasons)
     report("manifest_checked", images=manifest.rows)
@@ -444,30 +458,35 @@ def _score(run: ActiveRun, setup: _Setup, report: Report) -> dict | HandedOver:
     return commit_run(job, _commit_settings(setup), runner, facts, checkpoint)
 
 
-def _check_manifest(setup: _Setup, into: Path) -> CheckedManifest:
+def check_own_manifest(setup: Setup, into: Path) -> CheckedManifest:
+    """Writes the checked form of a run's manifest, a local Parquet file."""
     options = setup.options
     return check_manifest(
         options.manifest, into=str(into), carry=options.carry, redact_ids=options.redact_uris
     )
 
 
-def _plan(paths: RunPaths, manifest: CheckedManifest, setup: _Setup, report: Report) -> WorkPlan:
+def _plan(paths: RunPaths, manifest: CheckedManifest, setup: Setup, report: Report) -> WorkPlan:
     for table in TABLES:
         fetch(paths, paths.parts(table))
         if broken := discard_broken_parts(paths, table):
             report("parts_discarded", table=table, parts=broken)
     holders = None
     if setup.options.only_new:
-        digest = setup.settings.scoring_digest
-        runs = committed_runs(setup.output.folder)
-        holders = [run for run in runs if run.get("scoring_digest") == digest]
+        holders = holders_among(committed_runs(setup.output.folder), setup)
     tries_again = setup.scored_by is None
     plan = plan_work(paths, manifest, holders, setup.runner, tries_again=tries_again)
     report("planned", to_score=plan.work.rows, kept=plan.kept, skipped=plan.skipped)
     return plan
 
 
-def _commit_settings(setup: _Setup) -> CommitSettings:
+def holders_among(runs: Iterable[dict], setup: Setup) -> list[dict]:
+    """Returns those of published runs whose rows `--only-new` need not score again."""
+    digest = setup.settings.scoring_digest
+    return [run for run in runs if run.get("scoring_digest") == digest]
+
+
+def _commit_settings(setup: Setup) -> CommitSettings:
     options = setup.options
     return CommitSettings(
         bundle=setup.bundle,

@@ -14,7 +14,7 @@ from pipeline.elements import Shard
 from pipeline.uris import is_streamed, split_member
 
 _ARCHIVE = r"regexp_extract(uri, '(?is)^(.*?\.(?:tar\.gz|tgz|tar))#', 1)"
-_SHARD = (
+SHARD = (
     f"CASE WHEN {_ARCHIVE} <> '' AND (NOT suffix(lower({_ARCHIVE}), '.tar')"
     f" OR regexp_matches({_ARCHIVE}, '^[A-Za-z][A-Za-z0-9+.-]*://')) THEN {_ARCHIVE} END"
 )
@@ -43,7 +43,7 @@ def in_shards(rows: Iterable[HasUri]) -> Iterator[HasUri | Shard]:
 def has_shards(connection: duckdb.DuckDBPyConnection, query: str, params: list) -> bool:
     """Returns whether any row of a query lies in an archive that is read from its start."""
     [(found,)] = connection.execute(
-        f"SELECT EXISTS (SELECT 1 FROM ({query}) WHERE {_SHARD} IS NOT NULL)", params
+        f"SELECT EXISTS (SELECT 1 FROM ({query}) WHERE {SHARD} IS NOT NULL)", params
     ).fetchall()
     return found
 
@@ -74,13 +74,13 @@ def write_row_groups(
     """
     listed = ", ".join(f'"{name}"' for name in columns)
     alone = connection.sql(
-        f"SELECT {listed} FROM ({query}) WHERE {_SHARD} IS NULL ORDER BY {order}", params=params
+        f"SELECT {listed} FROM ({query}) WHERE {SHARD} IS NULL ORDER BY {order}", params=params
     ).to_arrow_reader(rows_a_group)
     with pq.ParquetWriter(path, alone.schema, compression="zstd") as writer:
         for batch in alone:
             writer.write_batch(batch, row_group_size=rows_a_group)
         sharded = connection.sql(
-            f"SELECT {listed}, {_SHARD} AS _shard FROM ({query})"
+            f"SELECT {listed}, {SHARD} AS _shard FROM ({query})"
             " WHERE _shard IS NOT NULL ORDER BY _shard",
             params=params,
         ).to_arrow_reader(rows_a_group)

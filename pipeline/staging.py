@@ -83,13 +83,14 @@ def discard_broken_parts(paths: RunPaths, table: str) -> int:
     folder = paths.parts(table)
     for path in folder.glob(".*.tmp"):
         path.unlink()
-    broken = [part for part in staged_parts(folder) if not _is_whole(part)]
+    broken = [part for part in staged_parts(folder) if not is_whole(part)]
     for part in broken:
         discard(paths, Path(part))
     return len(broken)
 
 
-def _is_whole(part: str) -> bool:
+def is_whole(part: str) -> bool:
+    """Returns whether a staged part can be read and is what was written."""
     try:
         pq.ParquetFile(part, page_checksum_verification=True).read()
     except (pa.ArrowException, OSError):

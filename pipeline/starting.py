@@ -72,17 +72,31 @@ def open_output(output: str) -> Iterator[Output]:
       InputError: It cannot hold runs.
       OutputError: It cannot be written, or a store does not answer.
     """
+    check_output(output)
+    if not output.startswith(SCHEME):
+        _make_folder(Path(output).absolute())
+    with existing_output(output) as opened:
+        yield opened
+
+
+def check_output(output: str) -> None:
+    """Checks that a place can hold runs, and makes nothing.
+
+    Raises:
+      InputError: It cannot.
+    """
     if output.startswith(SCHEME):
         _check_no_pattern(output)
-    elif has_scheme(output):
+        return
+    if has_scheme(output):
         raise InputError(
             f"--output must be a local folder, or a place on Google Cloud Storage ({SCHEME}...)."
             f" Received: --output {output}. Score into one of these, and copy the finished run."
         )
-    else:
-        _make_folder(Path(output).absolute())
-    with existing_output(output) as opened:
-        yield opened
+    path = Path(output).absolute()
+    _check_no_pattern(str(path))
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--output must be a folder. Received: --output {path}, a file.")
 
 
 def _check_no_pattern(path: str) -> None:
@@ -94,9 +108,6 @@ def _check_no_pattern(path: str) -> None:
 
 
 def _make_folder(path: Path) -> None:
-    _check_no_pattern(str(path))
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--output must be a folder. Received: --output {path}, a file.")
     with _writing_output():
         (path / "_staging").mkdir(parents=True, exist_ok=True)
 
@@ -108,6 +119,22 @@ def record_path(output: Output, run: str) -> Path | None:
         return output.folder / "runs" / name if folder == f"{output.store.uri}/runs" else None
     path = Path(run).absolute()
     return path if path.parent == output.folder / "runs" else None
+
+
+def find_run(output: Output, request: StartRequest) -> tuple[RunPaths, RunState | None]:
+    """Returns the run that a start would work on, and what it says of itself if it was begun.
+
+    Only reads: another process may hold the run.
+
+    Raises:
+      InputError: As `begin_run` does.
+    """
+    paths = _choose(output, request)
+    _check_not_published(paths)
+    state = read_state(paths)
+    if state:
+        _check_resumable(paths, state, request)
+    return paths, state
 
 
 @contextmanager
@@ -164,37 +191,41 @@ def _take_up(paths: RunPaths, request: StartRequest) -> RunState:
     fetch(paths, paths.record)
     _check_not_published(paths)
     fetch(paths, paths.state)
-    settings = request.settings.to_json()
     state = read_state(paths)
     if state is None:
         _clear(paths)
         state = RunState(
-            settings,
+            request.settings.to_json(),
             request.settings.digest,
             request.started,
             request.options,
             request.parent_run,
         )
-    elif not request.resume:
+    else:
+        _check_resumable(paths, state, request)
+        state = dataclasses.replace(state, options=request.options, attempts=state.attempts + 1)
+    state.write(paths)
+    return state
+
+
+def _check_resumable(paths: RunPaths, state: RunState, request: StartRequest) -> None:
+    if not request.resume:
         raise InputError(
             f"--run-id must be new in --output. Received: {paths.run_id}, which was begun and not"
             " finished. Go on with it by --resume, or choose another."
         )
-    elif state.digest != request.settings.digest:
+    if state.digest != request.settings.digest:
+        difference = describe_difference(state.settings, request.settings.to_json())
         raise InputError(
             "--resume must go on under the settings that a run was begun under. Received:"
-            f" {paths.run_id}, with {describe_difference(state.settings, settings)}."
+            f" {paths.run_id}, with {difference}."
             " Give those again, or begin another run."
         )
-    elif state.parent_run != request.parent_run:
+    if state.parent_run != request.parent_run:
         raise InputError(
             "--resume must go on with the same --retry-rejects. Received:"
             f" {paths.run_id}, begun to retry {state.parent_run or 'none'}."
         )
-    else:
-        state = dataclasses.replace(state, options=request.options, attempts=state.attempts + 1)
-    state.write(paths)
-    return state
 
 
 def _clear(paths: RunPaths) -> None:
