@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PHANTOMS := build/phantoms
 SPARK := build/spark
 
-.PHONY: help demo test lint format benchmark demo-bundle gpu-check spark-jar spark-test \
+.PHONY: help demo test lint format benchmark demo-bundle pictures gpu-check spark-jar spark-test \
 	fuzz clean
 
 help: ## Show this help.
@@ -44,6 +44,15 @@ demo-bundle: $(VENV)/installed ## Train the demonstration bundle anew; an hour a
 		--config scripts/demo.toml --output build/demo_bundle --cache $(PHANTOMS)/cache
 	rm -rf model/demo_bundle
 	mv build/demo_bundle model/demo_bundle
+
+pictures: $(VENV)/installed ## Make the pictures of README.md anew; needs chromium.
+	rm -rf build/pictures
+	for seed in 41 42; do \
+		$(BIN)/prescreen sample build/pictures/$$seed --count 200 --seed $$seed && \
+		$(BIN)/prescreen score --manifest build/pictures/$$seed/manifest.csv \
+			--output build/pictures/results --run-id phantoms-$$seed --review-budget 50 || exit 1; \
+	done
+	$(BIN)/python -m scripts.pictures build/pictures/results/runs/phantoms-42.json docs/images
 
 gpu-check: $(VENV)/installed ## Check scores and rates on a machine with a GPU.
 	$(BIN)/python benchmarks/gpu_check.py

@@ -3,6 +3,7 @@
 import click
 
 from jobs.command import Command
+from jobs.scores import local_scores
 
 
 @click.command("evaluate", cls=Command, context_settings={"show_default": True})
@@ -14,7 +15,10 @@ from jobs.command import Command
     " OUTPUT/runs/ID.json.",
 )
 @click.option(
-    "--labels", required=True, metavar="FILE", help="Manifest with labels, or the NIH CSV."
+    "--labels",
+    metavar="FILE",
+    show_default="those that the run carried",
+    help="Manifest with labels, or the NIH CSV.",
 )
 @click.option("--output", required=True, metavar="DIR", help="Folder for metrics and plots.")
 @click.option(
@@ -58,7 +62,7 @@ from jobs.command import Command
 )
 def evaluate_command(
     scores: str,
-    labels: str,
+    labels: str | None,
     output: str,
     score_prefix: str,
     split: str,
@@ -71,23 +75,35 @@ def evaluate_command(
     """Measures scores against labels: per finding, per subgroup, with intervals.
 
     Writes metrics.json, metrics.md and plots. Intervals are by bootstrap over
-    patients. Every image with a score must have a label.
+    patients. Every image with a score must have a label in the file of --labels; without
+    one, images that carried none are left out and counted.
     """
     from model.evaluation import evaluate
     from model.label_table import read_labels
+    from model.score_files import read_own_labels, run_calibration
     from model.score_table import read_labelled_scores
 
-    known = read_labels(labels)
-    options = {"score_prefix": score_prefix, "split": split, "official_test_list": test_list}
-    table = read_labelled_scores(scores, known, **options)
-    baseline = read_labelled_scores(compare, known, **options) if compare else None
-    chosen = _choose_thresholds(thresholds, scores)
+    with local_scores(scores) as here, local_scores(compare) as other:
+        known = read_labels(labels) if labels else read_own_labels(here)
+        options = {"score_prefix": score_prefix, "split": split, "official_test_list": test_list}
+        options["only_labelled"] = not labels
+        table = read_labelled_scores(here, known, **options)
+        baseline = read_labelled_scores(other, known, **options) if other else None
+        chosen = _choose_thresholds(thresholds, here)
+        calibration = run_calibration(here)
     folder = _make_folder(output)
     click.echo(
         f"Measuring {len(table):,} images with {samples:,} bootstrap samples of patients.",
         err=True,
     )
-    metrics = evaluate(table, thresholds=chosen, samples=samples, seed=seed, baseline=baseline)
+    metrics = evaluate(
+        table,
+        thresholds=chosen,
+        samples=samples,
+        seed=seed,
+        baseline=baseline,
+        probabilities=calibration.apply(table.scores) if calibration else None,
+    )
     source = {"scores": scores, "labels": labels, "split": split, "compare": compare}
     _write(folder, metrics | {"source": source}, table, known, chosen)
     click.echo(_summarise(metrics, output))
@@ -153,7 +169,8 @@ def _summarise(metrics: dict, output: str) -> str:
 
     lines = [
         f"{metrics['images']:,} images of {metrics['patients']:,} patients,"
-        f" {metrics['unscored']:,} labelled images without a score.",
+        f" {metrics['unscored']:,} labelled images without a score,"
+        f" {metrics['unlabelled']:,} scored images without a label.",
         f"Mean AUC over the 14 findings  {format_range(metrics, 'mean_auc')}",
         f"Any of the 14 findings, AUC    {format_range(metrics['abnormality'], 'auc')}",
     ]

@@ -31,6 +31,8 @@ def summarise(record: dict, output: str) -> str:
     )
     if drift := record.get("drift"):
         lines.append(f"  Drift against {drift['against']}: {_drift(drift)}.")
+    if measured := record.get("measured"):
+        lines.append(f"  Measured: {_measured(measured)}.")
     lines.append(
         f"  Time: {timings['score']:.1f} s to score ({rate:.1f} images/s),"
         f" {timings['start']:.1f} s to start, {timings['draw']:.1f} s to draw,"
@@ -77,9 +79,19 @@ def next_step(left: HandedOver, output: str) -> str:
 
 def _drift(drift: dict) -> str:
     if not drift["compared"]:
-        return "not compared, too few images"
+        return f"not compared, {drift['obstacle']}"
     alarms = [f"{alarm['name']} ({alarm['statistic']})" for alarm in drift["alarms"]]
     return ", ".join(alarms) or "none beyond normal variation"
+
+
+def _measured(measured: dict) -> str:
+    """Returns what scores were against the labels that the manifest carried."""
+    areas = {
+        "any abnormality": measured["abnormality_auc"],
+        "mean of the 14 findings": measured["mean_auc"],
+    }
+    shown = [f"AUC {area:.3f} ({name})" for name, area in areas.items() if area is not None]
+    return f"{', '.join(shown) or 'too little to say'}, on {measured['images']} labelled images"
 
 
 def _flagged(record: dict) -> str:

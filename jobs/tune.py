@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from jobs.command import Command
+from jobs.scores import local_scores
 from schemas.errors import InputError
 from schemas.findings import FINDINGS, NO_FINDING
 
@@ -102,7 +103,8 @@ def tune_command(
     from pipeline.layout import write_atomically
 
     info = load_bundle_info(bundle) if bundle else None
-    images = read_labelled_scores(scores, labels, score_prefix=score_prefix)
+    with local_scores(scores) as here:
+        images = read_labelled_scores(here, labels, score_prefix=score_prefix)
     values = _all_classes(images.scores, images.findings)
     thresholds = tune_thresholds(
         values,

@@ -95,6 +95,7 @@ def evaluate(
         "images": len(table),
         "patients": _count(table.patients),
         "unscored": table.unscored,
+        "unlabelled": table.unlabelled,
         "bootstrap": {"samples": samples, "seed": seed, "unit": "patient"},
         "calibrated": probabilities is not None,
         **area.mean(_abnormal_columns(table)).to_json("mean_auc"),

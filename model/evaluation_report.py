@@ -40,7 +40,8 @@ def _head(metrics: dict) -> str:
         "Research prototype, not for diagnosis. Labels are taken as the truth.",
         "",
         f"- {metrics['images']:,} images of {metrics['patients']:,} patients;"
-        f" {metrics['unscored']:,} labelled images have no score and are not part of this.",
+        f" {metrics['unscored']:,} labelled images have no score and are not part of this,"
+        f" nor are {metrics['unlabelled']:,} scored images without a label.",
         f"- Mean AUC over the 14 findings: {format_range(metrics, 'mean_auc')}.",
         f"- Any of the 14 findings, AUC of `abnormality`:"
         f" {format_range(metrics['abnormality'], 'auc')}.",

@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from model.label_table import IMAGE_COLUMNS, find_column, require_unique
+from model.calibration import Calibration, calibration_from_json
+from model.label_table import IMAGE_COLUMNS, Labels, find_column, read_labels, require_unique
 from model.table_files import read_table, table_columns, table_schema
-from model.thresholds import Threshold
+from model.thresholds import Thresholds, bare_thresholds
 from schemas.errors import InputError
 from schemas.findings import ABNORMAL_FINDINGS, FINDINGS, NO_FINDING
 from schemas.tables import read_metadata
@@ -32,6 +32,10 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def select(self, images: np.ndarray) -> "Scores":
+        """Returns the chosen images, by bool mask."""
+        return Scores(self.image_ids[images], self.findings, self.scores[images])
 
 
 def read_scores(scores: str, score_prefix: str = "score_") -> Scores:
@@ -64,7 +68,35 @@ def read_scores(scores: str, score_prefix: str = "score_") -> Scores:
     return Scores(table["image"].to_numpy(object), findings, values)
 
 
-def run_thresholds(scores: str) -> dict[str, Threshold] | None:
+def read_own_labels(scores: str) -> Labels:
+    """Returns the labels that stand beside scores, as a run carries those of its manifest.
+
+    Args:
+      scores: As for `read_scores`.
+
+    Raises:
+      InputError: As `model.label_table.read_labels`; or no image has labels.
+    """
+    parts = [read_labels(str(file)) for file in _score_files(scores)]
+    if not sum(map(len, parts)):
+        raise InputError(
+            f"{scores} must carry the labels of some images, or --labels must name a file of them."
+            " Received: none."
+        )
+    shared = set.intersection(*(set(part.attributes) for part in parts))
+    return Labels(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("image_ids", "labels", "patients")
+        ),
+        {
+            name: np.concatenate([part.attributes[name] for part in parts])
+            for name in sorted(shared)
+        },
+    )
+
+
+def run_thresholds(scores: str) -> Thresholds | None:
     """Returns by finding the thresholds that a run flagged with.
 
     A run says nothing of what stood behind them: the rest of each is NaN.
@@ -79,19 +111,41 @@ def run_thresholds(scores: str) -> dict[str, Threshold] | None:
       InputError: A file cannot be read, or they come from runs with different
         thresholds.
     """
-    files = [file for file in _score_files(scores) if file.suffix == ".parquet"]
-    found = [values["thresholds"] for file in files if (values := _metadata_of_run(str(file)))]
+    found = [values["thresholds"] for values in _facts_of_runs(scores)]
     if any(thresholds != found[0] for thresholds in found):
         raise InputError(
             f"{scores} must hold scores that were flagged with the same thresholds. Received:"
             " runs with different ones. Name one run, or give --thresholds."
         )
-    if not found:
-        return None
-    return {
-        name: Threshold(value, math.nan, math.nan, math.nan, math.nan, 0)
-        for name, value in found[0].items()
-    }
+    return bare_thresholds(found[0]) if found else None
+
+
+def run_calibration(scores: str) -> Calibration | None:
+    """Returns the calibration that a run computed `abnormality` with.
+
+    Args:
+      scores: As for `read_scores`.
+
+    Returns:
+      None where there was none, or the files say nothing of a run.
+
+    Raises:
+      InputError: A file cannot be read, or they come from runs with different
+        calibrations.
+    """
+    found = [values.get("calibration") for values in _facts_of_runs(scores)]
+    if any(calibration != found[0] for calibration in found):
+        raise InputError(
+            f"{scores} must hold scores of one calibration. Received: runs with different ones."
+            " Name one run."
+        )
+    return calibration_from_json(found[0], scores) if found and found[0] else None
+
+
+def _facts_of_runs(scores: str) -> list[dict]:
+    """Returns what the files say of the runs that they come from; nothing for other files."""
+    files = [file for file in _score_files(scores) if file.suffix == ".parquet"]
+    return [values for file in files if (values := _metadata_of_run(str(file)))]
 
 
 def _metadata_of_run(path: str) -> dict | None:

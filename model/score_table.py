@@ -34,6 +34,7 @@ class LabelledScores:
         image) str `(images,)`; empty where unknown.
       unscored: Number of labelled images of the split that have no score and are
         not here.
+      unlabelled: Number of scored images that have no label and are not here.
     """
 
     image_ids: np.ndarray
@@ -43,6 +44,7 @@ class LabelledScores:
     patients: np.ndarray
     attributes: Mapping[str, np.ndarray]
     unscored: int = 0
+    unlabelled: int = 0
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -66,6 +68,7 @@ def read_labelled_scores(
     score_prefix: str = "score_",
     split: str = "all",
     official_test_list: str | None = None,
+    only_labelled: bool = False,
 ) -> LabelledScores:
     """Reads scores and labels, and joins them; see the functions it is made of.
 
@@ -75,6 +78,8 @@ def read_labelled_scores(
       score_prefix: What stands before the finding in the names of score columns.
       split: One of `SPLITS`; `official` keeps the images of `official_test_list`.
       official_test_list: As `read_image_list` reads it; wanted for `official`.
+      only_labelled: Whether to leave out the scored images whose id has no label, and to
+        look up no base name; else they are an error.
 
     Raises:
       InputError: A file breaks a rule, or an image with a score has no label.
@@ -91,7 +96,11 @@ def read_labelled_scores(
     if split == "official":
         names = read_image_list(official_test_list)
         chosen, known = _keep_scores(chosen, names, scores), _keep_labels(known, names)
-    return join_labels(chosen, known)
+    if not only_labelled:
+        return join_labels(chosen, known)
+    labelled = pd.Index(known.image_ids).get_indexer(chosen.image_ids) >= 0
+    table = join_labels(chosen.select(labelled), known)
+    return dataclasses.replace(table, unlabelled=int((~labelled).sum()))
 
 
 def read_image_list(path: str) -> frozenset[str]:
@@ -179,7 +188,7 @@ def _keep_scores(scores: Scores, names: frozenset[str], source: str) -> Scores:
             f"{source} must hold images of --test-list. Received: none of them."
             " Leave out --split official, or score the test images."
         )
-    return Scores(scores.image_ids[kept], scores.findings, scores.scores[kept])
+    return scores.select(kept)
 
 
 def _keep_labels(labels: Labels, names: frozenset[str]) -> Labels:

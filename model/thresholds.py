@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Mapping
 
@@ -51,6 +52,14 @@ class Threshold:
 
 Thresholds = Mapping[str, Threshold]
 """One a finding, for the 14 findings."""
+
+
+def bare_thresholds(values: Mapping[str, float]) -> Thresholds:
+    """Returns thresholds of which nothing but their values is known, such as those of a run."""
+    return {
+        name: Threshold(value, math.nan, math.nan, math.nan, math.nan, 0)
+        for name, value in values.items()
+    }
 
 
 def threshold_vector(thresholds: Thresholds) -> np.ndarray:

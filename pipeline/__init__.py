@@ -16,6 +16,8 @@
 * `pipeline.runner`, `pipeline.presets`: which Beam runner, and what rented workers need.
 * `pipeline.commit`: from staged parts to a published run, by way of `ledger`,
   `drawing`, `compaction`, `worklist`, `record` and `publishing`.
+* `pipeline.report`: the HTML of a run, by way of `report_tables`, `contact_sheet`, `comparison`
+  with an earlier run, and `measured` against labels; `pipeline.reporting`: of a published one.
 * `pipeline.run_listing`, `pipeline.verification`: what is in OUTPUT, and whether it still is
   what was published.
 * `pipeline.preparation`, `pipeline.train`: labelled images for training.

@@ -131,11 +131,11 @@ def commit_run(
     build = functools.partial(
         build_record, job, settings.bundle, facts, counts, ledger.reasons, worklist
     )
-    comparison = None
+    report = None
     if settings.report:
         with _timed(timings_s, "report"):
-            comparison = _report(paths, build([]), settings).comparison
-    record = build([*built_files(paths), *overlays.files], comparison)
+            report = _report(paths, build([]), settings)
+    record = build([*built_files(paths), *overlays.files], report)
     checkpoint("built")
     publish_run(paths, record)
     return record

@@ -1,7 +1,9 @@
 """A run beside an earlier one: which one, and what has changed more than is normal."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
 
 from model.drift import Change, Observations, measure_drift
 from pipeline.layout import Output
@@ -24,10 +26,12 @@ class EarlierRun:
     Attributes:
       record: Its record.
       tables: Its files, on this machine.
+      named: Whether the user has named it, who then wants to know where it cannot be read.
     """
 
     record: dict
     tables: RunTables
+    named: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +43,9 @@ class Comparison:
       started_at: When that began.
       images: Scored then and now.
       sampled: Of these, compared.
-      changes: All statistics; empty where too few images were scored.
+      changes: All statistics; empty where nothing could be compared.
       left_out: Carried columns that are no categories.
+      obstacle: Why nothing could be; None where it was.
     """
 
     against: str
@@ -49,6 +54,7 @@ class Comparison:
     sampled: tuple[int, int]
     changes: list[Change]
     left_out: list[str]
+    obstacle: str | None = None
 
     @property
     def alarms(self) -> list[Change]:
@@ -59,7 +65,8 @@ class Comparison:
         """Returns what the record says of it."""
         return {
             "against": self.against,
-            "compared": bool(self.changes),
+            "compared": self.obstacle is None,
+            "obstacle": self.obstacle,
             "alarms": [dataclasses.asdict(change) for change in self.alarms],
         }
 
@@ -123,16 +130,21 @@ def compare(earlier: EarlierRun, now: Observations, record: dict) -> Comparison:
       record: Of the run.
 
     Raises:
-      InputError: A file of the earlier run is missing.
+      InputError: The user named the earlier run, and its scores cannot be read.
     """
-    missing = [path.name for path in earlier.tables.scores if not path.is_file()]
-    if missing:
-        raise InputError(
-            "a run to compare with must have the files that its record lists. Received:"
-            f" {earlier.record['run_id']} without {missing[0]} of its scores. Restore it, or"
-            " remove the run's record."
-        )
-    _, then = read_scores(earlier.tables.scores, record["thresholds"])
+    about = {
+        "against": earlier.record["run_id"],
+        "started_at": earlier.record["started_at"],
+        "images": (earlier.record["counts"]["scored"], record["counts"]["scored"]),
+    }
+    try:
+        then = _read_earlier(earlier, record["thresholds"])
+    except InputError:
+        if earlier.named:
+            raise
+        # A night must not fail by what became of an earlier one that nobody asked for.
+        lost = f"the scores of run {about['against']} are missing or damaged"
+        return Comparison(**about, sampled=(0, 0), changes=[], left_out=[], obstacle=lost)
     shared = [name for name in then.categories if name in now.categories]
     compared = [name for name in shared if name != _DATE and _is_category(then, name)]
     enough = min(record["counts"]["scored"], len(then.patients)) >= FEWEST_IMAGES
@@ -140,13 +152,28 @@ def compare(earlier: EarlierRun, now: Observations, record: dict) -> Comparison:
     if enough:
         changes = measure_drift(*(_only(run, compared) for run in (then, now)))
     return Comparison(
-        against=earlier.record["run_id"],
-        started_at=earlier.record["started_at"],
-        images=(earlier.record["counts"]["scored"], record["counts"]["scored"]),
+        **about,
         sampled=(len(then.patients), len(now.patients)),
         changes=changes,
         left_out=sorted((then.categories.keys() | now.categories.keys()) - set(compared)),
+        obstacle=None if enough else f"one of them scored fewer than {FEWEST_IMAGES} images",
     )
+
+
+def _read_earlier(earlier: EarlierRun, thresholds: Mapping[str, float]) -> Observations:
+    name = earlier.record["run_id"]
+    if missing := [path.name for path in earlier.tables.scores if not path.is_file()]:
+        raise InputError(
+            "a run to compare with must have the files that its record lists. Received:"
+            f" {name} without {missing[0]} of its scores. Restore it, or name another run."
+        )
+    try:
+        return read_scores(earlier.tables.scores, thresholds)[1]
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            "a run to compare with must have scores that can be read. Received:"
+            f" {name} ({type(error).__name__}). Restore its files, or name another run."
+        ) from error
 
 
 def _is_category(run: Observations, name: str) -> bool:

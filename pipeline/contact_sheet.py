@@ -50,6 +50,7 @@ class ListedImage:
       rank: On the worklist, from 1.
       image_id: Its id.
       abnormality: What it is ranked by, 0 to 1.
+      urgency: Tier of its most urgent finding, 1 for the first; None in a list without tiers.
       bars: The findings with the highest scores, flagged ones first.
       flagged: How many are flagged in all.
       overlay: JPEG as base64; None where nothing was drawn.
@@ -61,6 +62,7 @@ class ListedImage:
     rank: int
     image_id: str
     abnormality: float
+    urgency: int | None
     bars: list[Bar]
     flagged: int
     overlay: str | None
@@ -80,6 +82,7 @@ def contact_sheet(tables: RunTables, thresholds: Mapping[str, float]) -> list[Li
             rank=row["rank"],
             image_id=row["image_id"],
             abnormality=row["abnormality"],
+            urgency=row.get("urgency"),
             bars=_bars(scores[row["image_id"]], thresholds)[: max(_BARS, len(row["findings"]))],
             flagged=len(row["findings"]),
             image=images.get(row["image_id"]),
@@ -91,7 +94,8 @@ def contact_sheet(tables: RunTables, thresholds: Mapping[str, float]) -> list[Li
 
 def _first_rows(worklist: Path) -> list[dict]:
     with pq.ParquetFile(worklist) as parquet:
-        columns = ["rank", "image_id", "abnormality", "findings", "overlays"]
+        wanted = ("rank", "image_id", "abnormality", "urgency", "findings", "overlays")
+        columns = [name for name in wanted if name in parquet.schema_arrow.names]
         batches = parquet.iter_batches(MOST_IMAGES, columns=columns)
         return next(batches).to_pylist() if parquet.metadata.num_rows else []
 

@@ -9,7 +9,7 @@ these does nothing but what its name says there.
 
 import errno
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,11 +66,12 @@ def _reading_store() -> Iterator[None]:
 
 
 @contextmanager
-def published_run(record: str) -> Iterator[Path]:
-    """Gives the path of a run's record, with all that the run published beside it.
+def published_run(record: str, kinds: Sequence[str] = PUBLISHED) -> Iterator[Path]:
+    """Gives the path of a run's record, with what the run published beside it.
 
     Args:
       record: `OUTPUT/runs/ID.json`, a local path or a `gs://` uri.
+      kinds: What to copy of a run on a store.
 
     Raises:
       OutputError: A store refuses, or does not answer.
@@ -82,13 +83,13 @@ def published_run(record: str) -> Iterator[Path]:
     with existing_output(folder.removesuffix("/runs")) as output:
         paths = output.run(name.removesuffix(".json"))
         with _reading_store():
-            _fetch(paths.store, paths.output, published_objects(paths))
+            _fetch(paths.store, paths.output, published_objects(paths, kinds))
         yield paths.record
 
 
-def published_objects(paths: RunPaths) -> Iterator[StoredObject]:
-    """Gives what a run published on a store, all but its record."""
-    for kind in PUBLISHED:
+def published_objects(paths: RunPaths, kinds: Sequence[str] = PUBLISHED) -> Iterator[StoredObject]:
+    """Gives what a run published on a store of these kinds; its record is of none."""
+    for kind in kinds:
         start = f"{kind}/run_id={paths.run_id}"
         for found in paths.store.objects(start):
             if found.name[len(start)] in "/.":

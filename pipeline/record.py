@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from model.bundle import BundleInfo, file_sha256
 from pipeline.archive import ScoringJob
-from pipeline.comparison import Comparison
 from pipeline.layout import PUBLISHED, RunPaths
+from pipeline.report import MadeReport
 from pipeline.run_state import RunState, record_digest
 from pipeline.settings import RowSettings
 
@@ -68,7 +68,7 @@ def build_record(
     reasons: dict,
     worklist: dict,
     files: list[dict],
-    comparison: Comparison | None = None,
+    report: MadeReport | None = None,
 ) -> dict:
     """Returns the record of a run whose files are built and not yet published.
 
@@ -80,7 +80,7 @@ def build_record(
       reasons: Rejected images by reason code.
       worklist: How it ranks, and how many images of each finding it captures.
       files: Path, size, digest and rows of each.
-      comparison: With an earlier run, by the report; None where there was none.
+      report: What it found; None where none is made, or before it is.
     """
     expected = bundle.metrics.get("flag_rate", {}).get(job.scorer.tta)
     scored = counts["scored"]
@@ -94,7 +94,8 @@ def build_record(
             "actual": counts["flagged"] / scored if scored else None,
         },
         "worklist": worklist,
-        "drift": comparison.to_json() if comparison else None,
+        "drift": report.comparison.to_json() if report and report.comparison else None,
+        "measured": report.measured.to_json() if report else None,
         "files": files,
         "model_metrics": dict(bundle.metrics),
         "manifest_sha256": facts.manifest_sha256,

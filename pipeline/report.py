@@ -12,6 +12,7 @@ from model.drift import SAMPLES, Change, Observations, Statistic, floors
 from pipeline.comparison import FEWEST_IMAGES, Comparison, EarlierRun, compare
 from pipeline.contact_sheet import MOST_IMAGES, contact_sheet
 from pipeline.layout import write_atomically
+from pipeline.measured import FEWEST_PATIENTS, MOST_MEASURED, Measured, measure
 from pipeline.report_tables import (
     MOST_SAMPLED,
     SCORE_BINS,
@@ -20,7 +21,7 @@ from pipeline.report_tables import (
     read_examples,
     read_scores,
 )
-from schemas.findings import FINDINGS
+from schemas.findings import ABNORMAL_FINDINGS, FINDINGS
 
 NOTICE = "Research prototype, not for diagnosis."
 
@@ -42,10 +43,12 @@ class MadeReport:
     Attributes:
       html: The file's content.
       comparison: With an earlier run; None where there is none.
+      measured: Scores against the labels that the run carried.
     """
 
     html: str
     comparison: Comparison | None
+    measured: Measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +84,11 @@ def make_report(record: dict, tables: RunTables, earlier: EarlierRun | None) -> 
       earlier: A comparable run, if there is one.
 
     Raises:
-      InputError: The earlier run cannot be read.
+      InputError: The earlier run was named by the user, and cannot be read.
     """
     counts, observed = read_scores(tables.scores, record["thresholds"])
     comparison = compare(earlier, observed, record) if earlier else None
+    measured = measure(tables, record)
     html = _template().render(
         record=record,
         counts=record["counts"],
@@ -103,10 +107,15 @@ def make_report(record: dict, tables: RunTables, earlier: EarlierRun | None) -> 
         samples=SAMPLES,
         most_sampled=MOST_SAMPLED,
         fewest_images=FEWEST_IMAGES,
+        measured=measured,
+        urgent_first=record.get("worklist", {}).get("urgent_first", False),
+        most_measured=MOST_MEASURED,
+        fewest_patients=FEWEST_PATIENTS,
+        abnormal_findings=ABNORMAL_FINDINGS,
         card=_CARD,
         options={name: value for name, value in record["options"].items() if name not in _PLACES},
     )
-    return MadeReport(html, comparison)
+    return MadeReport(html, comparison, measured)
 
 
 def write_report(report: MadeReport, path: Path) -> None:

@@ -100,7 +100,10 @@ def read_scores(
     histograms = {finding: np.zeros(SCORE_BINS, np.int64) for finding in FINDINGS}
     flagged = dict.fromkeys(ABNORMAL_FINDINGS, 0)
     kept = []
-    for batch, chosen in _sampled(files):
+    columns = _columns_of(files)
+    rows = draw_rows(sum(pq.read_metadata(file).num_rows for file in files), MOST_SAMPLED)
+    for piece, chosen in read_pieces(files, columns.names, rows):
+        batch = piece.cast(columns)
         for finding in FINDINGS:
             scores = batch[score_column(finding)].to_numpy()
             bins = np.minimum((scores * SCORE_BINS).astype(int), SCORE_BINS - 1)
@@ -108,7 +111,7 @@ def read_scores(
             if finding in flagged:
                 flagged[finding] += int((scores >= np.float32(thresholds[finding])).sum())
         kept.append(batch.take(pa.array(chosen)))
-    sample = pa.Table.from_batches(kept, _columns_of(files))
+    sample = pa.Table.from_batches(kept, columns)
     return ScoreCounts(histograms, flagged), _observe(sample, thresholds)
 
 
@@ -120,18 +123,29 @@ def _columns_of(files: Sequence[Path]) -> pa.Schema:
     return pa.schema([schema.field(name) for name in wanted])
 
 
-def _sampled(files: Sequence[Path]) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-    """Gives all rows in pieces, and which of each piece are drawn."""
-    rows, columns = sum(pq.read_metadata(file).num_rows for file in files), _columns_of(files)
-    chosen = np.arange(rows)
-    if rows > MOST_SAMPLED:
-        chosen = np.sort(np.random.default_rng(0).choice(rows, MOST_SAMPLED, replace=False))
+def draw_rows(rows: int, most: int) -> np.ndarray:
+    """Returns in order the numbers of all rows, or of `most` that are drawn at random."""
+    if rows <= most:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+
+
+def read_pieces(
+    files: Sequence[Path], columns: Sequence[str], chosen: np.ndarray
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """Gives all rows of a table in pieces, and which of each piece are among the chosen.
+
+    Args:
+      files: The parts of the table.
+      columns: To read.
+      chosen: Numbers of rows, in order, over all parts.
+    """
     start = 0
     for file in files:
         with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=columns.names):
+            for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=columns):
                 first, last = np.searchsorted(chosen, (start, start + len(batch)))
-                yield batch.cast(columns), chosen[first:last] - start
+                yield batch, chosen[first:last] - start
                 start += len(batch)
 
 

@@ -82,4 +82,4 @@ def _against(against: str, record: dict, held: ExitStack) -> EarlierRun:
     other = read_record(path)
     check_comparable(other, record)
     paths = RunPaths(path.absolute().parents[1], other["run_id"])
-    return EarlierRun(other, published_tables(paths, other))
+    return EarlierRun(other, published_tables(paths, other), named=True)

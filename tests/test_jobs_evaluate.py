@@ -92,6 +92,22 @@ def test_evaluate_run_uses_its_thresholds_and_keeps_other_files(tmp_path):
     assert (output / "notes.txt").read_text() == "mine"
 
 
+def test_evaluate_without_labels_takes_those_that_the_scores_carry(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("model.plots.write_plots", lambda *_, **options: [])
+    scores = pd.read_csv(files / "scores.csv").merge(pd.read_csv(files / "labels.csv"))
+    scores.loc[:9, "labels"] = ""
+    scores.to_csv(tmp_path / "carried.csv", index=False)
+    given = ["--scores", tmp_path / "carried.csv", "--bootstrap", 5, "--output"]
+    result = _invoke(*given, tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "0 labelled images without a score, 10 scored images without a label." in result.stdout
+    own = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert (own["images"], own["unlabelled"]) == (50, 10)
+    result = _invoke(*given, tmp_path / "all", "--labels", files / "labels.csv")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "all/metrics.json").read_text())["images"] == 60
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -86,7 +86,7 @@ def test_report_of_few_images_is_not_compared(tmp_path):
     run = publish(tmp_path / "out", "r2", images=9)
     assert invoke(run).exit_code == 0
     text = (tmp_path / "out/report/run_id=r2.html").read_text()
-    assert "Not compared: a run with fewer than 100 scored images" in text
+    assert "Not compared: one of them scored fewer than 100 images." in text
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,23 @@ def test_report_against_a_run_without_its_files_is_refused(tmp_path):
     publish(tmp_path / "out", "r1")
     run = publish(tmp_path / "out", "r2")
     (tmp_path / "out/scores/run_id=r1/part-00000.parquet").unlink()
-    result = invoke(run)
+    result = invoke(run, "--against", tmp_path / "out/runs/r1.json")
     assert result.exit_code == 2
     assert "Received: r1 without part-00000.parquet of its scores." in result.output
+
+
+@pytest.mark.parametrize("content", [None, b"no Parquet"])
+def test_report_of_a_run_whose_predecessor_lost_its_files_says_so(tmp_path, content):
+    first = publish(tmp_path / "out", "r1")
+    run = publish(tmp_path / "out", "r2")
+    lost = tmp_path / "out/scores/run_id=r1/part-00000.parquet"
+    lost.write_bytes(content) if content else lost.unlink()
+    assert invoke(run).exit_code == 0
+    text = (tmp_path / "out/report/run_id=r2.html").read_text()
+    assert "Not compared: the scores of run r1 are missing or damaged." in text
+    assert "Drift by finding" not in text
+    named = invoke(run, "--against", first, "--output", tmp_path / "mine.html")
+    assert named.exit_code == 2 and "Received: r1 " in named.output
 
 
 def test_report_of_a_run_without_its_files_is_refused(tmp_path):

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model.calibration import Calibration, Scaling
 from model.label_table import read_labels
-from model.score_files import read_scores, run_thresholds
+from model.score_files import read_own_labels, read_scores, run_calibration, run_thresholds
 from model.score_table import base_name, read_image_list, read_labelled_scores
 from schemas.errors import InputError
 from schemas.findings import ABNORMAL_FINDINGS, FINDINGS, score_column
@@ -98,6 +99,42 @@ def test_read_scores_of_a_record_are_the_files_it_lists(tmp_path):
         run_thresholds(str(tmp_path / "scores"))
     with pytest.raises(InputError, match=r"a folder of runs\. Name .*runs/ID\.json"):
         read_scores(str(tmp_path))
+
+
+def test_read_labelled_scores_by_own_labels_leaves_out_images_without_any(tmp_path):
+    for part, ids in (("0", ["a", "b"]), ("1", ["c", "d"])):
+        frame = _scores(ids).assign(labels=["Mass", ""], patient_id=["7", ""], view_position="AP")
+        _save(frame, tmp_path / f"part-{part}.parquet")
+    labels = read_own_labels(str(tmp_path))
+    assert labels.image_ids.tolist() == ["a", "c"] and labels.patients.tolist() == ["7", "7"]
+    assert labels.attributes["view_position"].tolist() == ["AP", "AP"]
+    table = read_labelled_scores(str(tmp_path), labels, only_labelled=True)
+    assert table.image_ids.tolist() == ["a", "c"]
+    assert (table.unlabelled, table.unscored) == (2, 0)
+    assert table.labels[:, FINDINGS.index("Mass")].tolist() == [True, True]
+    with pytest.raises(InputError, match="Every image with a score must have a label"):
+        read_labelled_scores(str(tmp_path), labels)
+
+
+def test_read_own_labels_of_scores_without_any_is_refused(tmp_path):
+    frame = _scores(["a"]).assign(labels="", patient_id="7")
+    with pytest.raises(InputError, match="must carry the labels of some images, or --labels"):
+        read_own_labels(_save(frame, tmp_path / "s.parquet"))
+
+
+def test_run_calibration_is_that_of_the_run_and_of_one(tmp_path):
+    scalings = {name: Scaling(1.5, -2.0) for name in ABNORMAL_FINDINGS} | {"Mass": None}
+    calibration = Calibration(scalings)
+    for name, values in (("a", calibration.to_json()), ("b", None)):
+        schema = pa.Schema.from_pandas(_scores([name]), preserve_index=False)
+        facts = {"thresholds": {}, "calibration": values}
+        table = pa.Table.from_pandas(_scores([name]), with_metadata(schema, facts))
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    assert run_calibration(str(tmp_path / "a.parquet")) == calibration
+    assert run_calibration(str(tmp_path / "b.parquet")) is None
+    assert run_calibration(_save(_scores(["a"]), tmp_path / "s.csv")) is None
+    with pytest.raises(InputError, match="scores of one calibration"):
+        run_calibration(str(tmp_path))
 
 
 def test_run_thresholds_of_files_of_no_run_are_none(tmp_path):

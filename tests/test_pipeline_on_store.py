@@ -12,9 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.cli import cli
+from jobs.scores import local_scores
 from model.bundle import demo_bundle_path, load_bundle_info
 from model.object_store import ObjectFolder, StoredObject
 from model.reading import FileVersion
+from model.score_files import read_scores
 from model.serving import ScorerSettings
 from pipeline import publishing, run, scoring, staging
 from pipeline.archive import share_bundle
@@ -185,7 +187,8 @@ def test_runs_of_the_store_are_found_by_their_id_by_only_new_and_by_retry_reject
 
 
 def test_report_of_a_run_on_a_store_is_the_one_it_published(store, tmp_path):
-    counts = score()["counts"]
+    record = score()
+    counts = record["counts"]
     path = report_run(f"{OUTPUT}/runs/night.json", str(tmp_path / "report.html"), None)
     published = ObjectFolder(OUTPUT).read("report/run_id=night.html").decode()
     before_times = [
@@ -196,6 +199,12 @@ def test_report_of_a_run_on_a_store_is_the_one_it_published(store, tmp_path):
     assert published.count("data:image/jpeg") == counts["listed"] + counts["drawn"] <= 24
     with pytest.raises(InputError, match="--output must name a file here for a run on gs://"):
         report_run(f"{OUTPUT}/runs/night.json", None, None)
+    with local_scores(f"{OUTPUT}/runs/night.json") as place:
+        assert sorted(read_scores(place).image_ids) == sorted(rows(record))
+        assert not (Path(place).parents[1] / "rejects").exists()
+    for other in (f"{OUTPUT}/runs/none.json", f"{ROOT}/xrays/manifest.csv"):
+        with pytest.raises(InputError, match="must be those of a run"), local_scores(other):
+            pass
 
 
 def test_bundle_of_this_machine_is_shared_with_workers_elsewhere(store, tmp_path):

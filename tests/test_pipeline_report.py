@@ -413,7 +413,12 @@ def backdate(path, day):
 def test_score_manifest_compares_with_the_newest_earlier_run(nights):
     _, records = nights
     assert records["first"]["drift"] is None
-    assert records["alike"]["drift"] == {"against": "first", "compared": True, "alarms": []}
+    assert records["alike"]["drift"] == {
+        "against": "first",
+        "compared": True,
+        "obstacle": None,
+        "alarms": [],
+    }
     drift = records["bright"]["drift"]
     assert (drift["against"], drift["compared"]) == ("alike", True)
     alarms = {(alarm["name"], alarm["statistic"]) for alarm in drift["alarms"]}
