@@ -9,7 +9,11 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.14",
     packages=["schemas", "model", "pipeline", "jobs"],
-    package_data={"model": ["demo_bundle/*"], "pipeline": ["templates/*", "urgency.toml"]},
+    package_data={
+        "model": ["demo_bundle/*"],
+        "pipeline": ["templates/*", "urgency.toml"],
+        "jobs": ["templates/*"],
+    },
     # Ranges that were tested; constraints.txt holds the exact set.
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",
@@ -34,6 +38,8 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         # The version of Spark that the job server of `make spark-jar` holds; see docs/spark.md.
         "spark": ["pyspark==3.5.0"],
+        # Brings FastAPI and uvicorn, which `prescreen web` names as well.
+        "web": ["gradio>=6.31,<7"],
         "dev": [
             "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.100,<7",

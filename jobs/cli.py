@@ -18,6 +18,7 @@ from jobs.show_model import show_model_command
 from jobs.train import train_command
 from jobs.tune import tune_command
 from jobs.verify import verify_command
+from jobs.web import web_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +40,7 @@ for _command in (
     verify_command,
     report_command,
     predict_command,
+    web_command,
     prepare_command,
     train_command,
     evaluate_command,

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 
@@ -46,9 +47,10 @@ class Browser:
             raise RuntimeError(f"{method}: {reply['error']}")
         return reply["result"]
 
-    def open(self, path: Path) -> None:
-        """Opens a file and waits until it is loaded."""
-        self.call("Page.navigate", url=path.absolute().as_uri())
+    def open(self, page: Path | str) -> None:
+        """Opens a file or a URL and waits until it is loaded."""
+        url = page if isinstance(page, str) else page.absolute().as_uri()
+        self.call("Page.navigate", url=url)
         while self._next().get("method") != "Page.loadEventFired":
             pass
 
@@ -56,6 +58,21 @@ class Browser:
         """Returns what a script expression in the page gives."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return found["result"]["value"]
+
+    def wait_for(self, expression: str, timeout_s: float = 60) -> None:
+        """Returns when a script expression in the page gives true."""
+        end = time.monotonic() + timeout_s
+        while not self.value(f"Boolean({expression})"):
+            if time.monotonic() > end:
+                raise TimeoutError(f"The page never came to {expression}.")
+            time.sleep(0.05)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Gives a file to a file field, as its dialogue would."""
+        self.call("DOM.enable")
+        root = self.call("DOM.getDocument", depth=0)["root"]["nodeId"]
+        field = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=field, files=[str(path)])
 
     def close(self) -> None:
         """Ends the browser."""
