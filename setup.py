@@ -34,6 +34,8 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         # The version of Spark that the job server of `make spark-jar` holds; see docs/spark.md.
         "spark": ["pyspark==3.5.0"],
+        # Licences: MIT, BSD-3-Clause; see README.md.
+        "dicom": ["imagecodecs>=2026.3,<2027", "pydicom>=3.0,<4"],
         "dev": [
             "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.100,<7",
