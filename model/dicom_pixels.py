@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import imagecodecs
 import numpy as np
 from pydicom import uid
+from pydicom.config import IGNORE
 from pydicom.datadict import tag_for_keyword
 from pydicom.encaps import generate_fragments
 
@@ -29,11 +30,11 @@ from schemas.rejects import ImageError, Reason
 
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _LUMA_FIRST = ("YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
-_RGB = ("RGB", "YBR_ICT", "YBR_RCT")
-"""The latter two are what JPEG 2000 makes of RGB inside; its decoder gives RGB back."""
+_OF_JPEG2000 = ("YBR_ICT", "YBR_RCT")
+"""What JPEG 2000 makes of RGB inside; its decoder gives RGB back."""
 _SAMPLES = {
     **dict.fromkeys((*_MONOCHROME, "PALETTE COLOR"), 1),
-    **dict.fromkeys((*_LUMA_FIRST, *_RGB), 3),
+    **dict.fromkeys((*_LUMA_FIRST, "RGB", *_OF_JPEG2000), 3),
 }
 
 _DELIMITER = b"\xfe\xff\xdd\xe0"
@@ -118,7 +119,7 @@ def _check_kind(dicom: DicomFile) -> None:
     elements, pixels = dicom.elements, dicom.pixels
     if pixels is None or pixels.length == 0:
         class_uid = elements.text("SOPClassUID") or elements.text("MediaStorageSOPClassUID")
-        kind = uid.UID(class_uid).keyword
+        kind = _known(class_uid).keyword
         if "Image" in kind or not kind:
             raise ImageError(Reason.NO_PIXEL_DATA, "a DICOM file without pixels")
         raise ImageError(Reason.NOT_AN_IMAGE, f"a DICOM object of the class {kind}")
@@ -134,6 +135,11 @@ def _check_kind(dicom: DicomFile) -> None:
             raise ImageError(Reason.UNSUPPORTED_FORMAT, "an enhanced multi-frame object")
 
 
+def _known(text: str) -> uid.UID:
+    """Returns a UID with the names that the standard gave it; unknown, it may be any text."""
+    return uid.UID(text, IGNORE)
+
+
 def read_cells(dicom: DicomFile, pixel_format: PixelFormat) -> np.ndarray:
     """Returns the pixels: uint8 or uint16, `(rows, columns)` or, of RGB, `(rows, columns, 3)`.
 
@@ -147,11 +153,11 @@ def read_cells(dicom: DicomFile, pixel_format: PixelFormat) -> np.ndarray:
     if syntax in _NATIVE or (not syntax and dicom.pixels.length is not None):
         return _native_cells(dicom, pixel_format)
     if syntax not in _CODECS:
-        # Only a name that the standard gave: what else stands there may be anything.
-        name = (
-            uid.UID(syntax).name if syntax in uid.UID_dictionary else "a transfer syntax not known"
-        )
+        known = _known(syntax)
+        name = known.name if known.keyword else "a transfer syntax not known"
         raise ImageError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, name)
+    if pixel_format.photometric_interpretation in _OF_JPEG2000 and syntax not in _JPEG2000:
+        raise invalid("PhotometricInterpretation is none that this transfer syntax can have")
     codestream = _codestream(dicom)
     try:
         cells = _CODECS[syntax](codestream, pixel_format)
@@ -161,7 +167,19 @@ def read_cells(dicom: DicomFile, pixel_format: PixelFormat) -> np.ndarray:
     shape = (pixel_format.rows, pixel_format.columns, pixel_format.samples)
     if cells.size != math.prod(shape):
         raise _other_size()
+    if syntax in _LOSSY:
+        cells = _clamped(cells, pixel_format)
     return _as_unsigned(cells.reshape(shape), pixel_format)
+
+
+def _clamped(cells: np.ndarray, pixel_format: PixelFormat) -> np.ndarray:
+    """Keeps what a lossy decoder makes of white from running over into black."""
+    bits = pixel_format.bits_stored
+    if pixel_format.high_bit != bits - 1:
+        return cells
+    if cells.dtype.kind == "i":
+        return np.clip(cells, -(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    return np.minimum(cells, (1 << bits) - 1)
 
 
 def _as_unsigned(cells: np.ndarray, pixel_format: PixelFormat) -> np.ndarray:
@@ -175,8 +193,8 @@ def _as_unsigned(cells: np.ndarray, pixel_format: PixelFormat) -> np.ndarray:
 
 def _native_cells(dicom: DicomFile, pixel_format: PixelFormat) -> np.ndarray:
     rows, columns, samples = pixel_format.rows, pixel_format.columns, pixel_format.samples
-    if pixel_format.photometric_interpretation in ("YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420"):
-        raise invalid("PhotometricInterpretation is none that uncompressed pixels can have")
+    if pixel_format.photometric_interpretation in (*_OF_JPEG2000, "YBR_PARTIAL_420"):
+        raise invalid("PhotometricInterpretation is none that this transfer syntax can have")
     halved = pixel_format.photometric_interpretation.endswith("_422")
     if halved and (columns % 2 or pixel_format.bits_allocated != 8):
         raise invalid("PhotometricInterpretation wants an even number of columns and 8 bits")
@@ -303,10 +321,21 @@ def _cut() -> ImageError:
 
 
 _NATIVE = frozenset(uid.UncompressedTransferSyntaxes)
+_JPEG2000 = frozenset(
+    (
+        *(uid.JPEG2000Lossless, uid.JPEG2000),
+        *(uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K),
+    )
+)
+_LOSSY = frozenset(
+    (
+        *(uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless),
+        *(uid.JPEG2000, uid.HTJ2K),
+    )
+)
 _CODECS: dict[str, Callable[[bytes, PixelFormat], np.ndarray]] = {
     **dict.fromkeys(uid.JPEGTransferSyntaxes, _decode_jpeg),
     **dict.fromkeys(uid.JPEGLSTransferSyntaxes, _decode_jpeg_ls),
-    **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), _decode_jpeg2000),
-    **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), _decode_jpeg2000),
+    **dict.fromkeys(_JPEG2000, _decode_jpeg2000),
     uid.RLELossless: _decode_rle,
 }

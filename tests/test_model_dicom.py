@@ -100,6 +100,21 @@ def test_prepare_dicom_of_any_lossy_transfer_syntax_gives_the_square_of_the_png(
     assert_square_of(dicom_file(cells_of(GREY, bits), syntax, BitsStored=bits), GREY)
 
 
+@pytest.mark.parametrize(
+    "syntax, signed",
+    [
+        *((syntax, False) for syntax in LOSSY),
+        *((syntax, True) for syntax in LOSSY[1:]),  # a JPEG-LS codestream knows no signs
+    ],
+    ids=lambda value: getattr(value, "keyword", "signed" if value else "unsigned"),
+)
+def test_decode_lossy_dicom_white_never_runs_over_into_black(syntax, signed):
+    noise = np.random.default_rng(1).integers(0, 2, (64, 64)) * 255
+    cells = cells_of(noise, 12, signed)
+    levels = grey_of(dicom_file(cells, syntax, BitsStored=12))
+    assert np.abs(levels - noise).max() < 40
+
+
 def linear(value, center, width):
     """PS3.3 C.11.2.1.2.1 with an output of 0 to 255."""
     if value <= center - 0.5 - (width - 1) / 2:
@@ -145,14 +160,14 @@ TRANSFORMS = {
     ),
     "VOI LUT": (
         {"VOILUTSequence": lookup_table(CURVE, bits=12)},
-        lambda v: (v / 4095) ** 2 * 255,
+        lambda v: CURVE[v] / 4095 * 255,
     ),
     "VOI LUT before window": (
         {
             **{"VOILUTSequence": lookup_table(CURVE, bits=12)},
             **{"WindowCenter": 100, "WindowWidth": 10},
         },
-        lambda v: (v / 4095) ** 2 * 255,
+        lambda v: CURVE[v] / 4095 * 255,
     ),
     "VOI LUT of another range": (
         {"VOILUTSequence": lookup_table(SHORT_CURVE, first=1000, bits=12)},
@@ -163,7 +178,7 @@ TRANSFORMS = {
             **{"RescaleSlope": 1, "RescaleIntercept": -1024},
             **{"VOILUTSequence": lookup_table(CURVE, first=-1024, bits=12)},
         },
-        lambda v: (v / 4095) ** 2 * 255,
+        lambda v: CURVE[v] / 4095 * 255,
     ),
     "Modality LUT": (
         {"ModalityLUTSequence": lookup_table(CURVE * 4, bits=14)},
@@ -271,6 +286,14 @@ def test_decode_dicom_rgb_gives_its_luma(syntax):
     assert np.array_equal(grey_of(dicom_file(RGB, syntax)), LUMA)
     assert np.array_equal(
         grey_of(dicom_file(YBR, syntax, PhotometricInterpretation="YBR_FULL")), YBR[..., 0]
+    )
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGLosslessSV1])
+def test_decode_dicom_colour_of_jpeg_2000_elsewhere_is_refused(syntax):
+    error = reject_of(dicom_file(RGB, syntax, PhotometricInterpretation="YBR_RCT"))
+    assert str(error) == (
+        "invalid_header: PhotometricInterpretation is none that this transfer syntax can have"
     )
 
 
