@@ -86,5 +86,5 @@ $(VENV)/bin/python:
 
 # constraints.txt is the exact set that was tested, so that two machines get the same.
 $(VENV)/installed: $(VENV)/bin/python setup.py constraints.txt
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,web]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,dicom,web]'
 	touch $@

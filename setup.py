@@ -40,6 +40,8 @@ setup(
         "spark": ["pyspark==3.5.0"],
         # Brings FastAPI and uvicorn, which `prescreen web` names as well.
         "web": ["gradio>=6.31,<7"],
+        # Licences: MIT, BSD-3-Clause; see README.md.
+        "dicom": ["imagecodecs>=2026.3,<2027", "pydicom>=3.0,<4"],
         "dev": [
             "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.100,<7",

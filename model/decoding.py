@@ -1,10 +1,11 @@
-"""Decoding PNG and JPEG into grey, strictly: a damaged file is no image.
+"""Decoding PNG, JPEG and DICOM into grey, strictly: a damaged file is no image.
 
 What is read, and what becomes of it:
 
 | In the file | What happens |
 |---|---|
 | PNG or JPEG, told by content | read; the file's name is never looked at |
+| DICOM | read as the table of `model.dicom` says |
 | another image format; 12-bit, lossless, arithmetic or hierarchical JPEG | `unsupported_format` |
 | no bytes; bytes that are no image | `empty_file`; `not_an_image` |
 | an end that is missing: PNG before IEND, JPEG before EOI | `truncated` |
@@ -36,6 +37,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from model.dicom import decode_dicom, is_dicom
 from schemas.rejects import ImageError, Reason
 
 MAX_PIXELS = 64_000_000
@@ -44,13 +46,12 @@ MAX_SIDE = 65_535
 """The most pixels a side may have, as in JPEG; Pillow runs out of memory on wider rows."""
 
 _UNDECODABLE = "the picture data does not decode"
-_READABLE = "PNG and 8-bit Huffman-coded JPEG are read"
+_READABLE = "PNG, 8-bit Huffman-coded JPEG and DICOM are read"
 _OTHER_FORMATS = {
     "GIF": rb"GIF8[79]a",
     "WebP": rb"RIFF.{4}WEBP",
     "TIFF": rb"II[*+]\x00|MM\x00[*+]",
     "BMP": rb"BM.{4}\x00{4}",
-    "DICOM": rb".{128}DICM",
     "JPEG 2000": rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51",
     "JPEG XL": rb"\x00\x00\x00\x0cJXL |\xff\x0a",
     "HEIF or AVIF": rb".{4}ftyp(hei|hev|mif|msf|avi)",
@@ -73,7 +74,7 @@ _TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDD))
 _KEPT = _TABLES | _FRAMES | {0xE0, 0xEE}
 """What the decoder is given; JFIF's APP0 and Adobe's APP14 tell it the colour space."""
 _AFTER_SCAN = _TABLES | {_EOI, _SOS, 0xDC, 0xFE} | frozenset(range(0xE0, 0xF0))
-_MAX_SCANS = 100
+MAX_SCANS = 100
 """An encoder makes some ten; a file of thousands would take hours."""
 
 _MAX_PARTS = 100_000
@@ -131,6 +132,9 @@ def decode_grey(data: bytes, at_least: int | None = None) -> GreyImage:
         size = image.size
     elif data.startswith(_JPEG_MAGIC):
         image, size, exif = _decode_jpeg(data, at_least)
+    elif is_dicom(data):
+        image, exif = decode_dicom(data), b""
+        size = image.size
     else:
         raise _refusal(data)
     orientation = _orientation(exif)
@@ -144,10 +148,15 @@ def _refusal(data: bytes) -> ImageError:
     for name, pattern in _OTHER_FORMATS.items():
         if re.match(pattern, data, re.DOTALL):
             return ImageError(Reason.UNSUPPORTED_FORMAT, f"{name}; {_READABLE}")
-    return ImageError(Reason.NOT_AN_IMAGE, "the content is neither PNG nor JPEG")
+    return ImageError(Reason.NOT_AN_IMAGE, "the content is neither PNG, JPEG nor DICOM")
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises if an image of that size, in pixels, is not decoded.
+
+    Raises:
+      ImageError: It has no pixels, or more than `MAX_PIXELS`, or than `MAX_SIDE` on a side.
+    """
     size = f"{width}x{height} pixels"
     if not width or not height:
         raise ImageError(Reason.ZERO_DIMENSION, size)
@@ -199,12 +208,12 @@ def _decode_png(data: bytes) -> tuple[Image.Image, bytes]:
     """Returns the image and its EXIF block, which may be empty."""
     header = palette = exif = b""
     pixels = []
-    for kind, chunk in _within_limit(_png_chunks(data)):
+    for kind, chunk in within_limit(_png_chunks(data)):
         body = chunk[8:-4]
         if not header:
             if kind != b"IHDR" or len(body) != _PNG_HEADER.size:
                 raise ImageError(Reason.CORRUPT, "PNG without its header")
-            _check_size(*_PNG_HEADER.unpack(body)[:2])
+            check_size(*_PNG_HEADER.unpack(body)[:2])
             header = chunk
         elif kind == b"PLTE":
             palette = chunk
@@ -225,8 +234,12 @@ def _decode_png(data: bytes) -> tuple[Image.Image, bytes]:
     return image, exif
 
 
-def _within_limit(parts: Iterator[tuple]) -> Iterator[tuple]:
-    """Passes chunks or segments on; a file of a million empty ones would fill the memory."""
+def within_limit(parts: Iterator[tuple]) -> Iterator[tuple]:
+    """Passes chunks or segments on; a file of a million empty ones would fill the memory.
+
+    Raises:
+      ImageError: There are too many.
+    """
     for number, part in enumerate(parts):
         if number == _MAX_PARTS:
             raise ImageError(Reason.CORRUPT, f"more than {_MAX_PARTS} chunks or segments")
@@ -271,8 +284,8 @@ def _decode_jpeg(data: bytes, at_least: int | None) -> tuple[Image.Image, tuple[
     """Returns the first picture, its full size, and its EXIF block, which may be empty."""
     view = memoryview(data)
     picture, exif, framed, scans = [view[:2]], b"", False, []
-    for marker, start, end in _within_limit(_jpeg_segments(data)):
-        if (scans and marker not in _AFTER_SCAN) or len(scans) > _MAX_SCANS:
+    for marker, start, end in within_limit(jpeg_segments(data)):
+        if (scans and marker not in _AFTER_SCAN) or len(scans) > MAX_SCANS:
             raise ImageError(Reason.CORRUPT, "a marker out of place in the JPEG, or too many scans")
         if marker in (_SOS, _EOI):
             scans.append(start)
@@ -305,8 +318,12 @@ def _reduced(size: tuple[int, int], at_least: int) -> tuple[int, int]:
     return size
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields the marker, start and end of each segment up to EOI, stepping over scan data."""
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields the marker, start and end of each segment up to EOI, stepping over scan data.
+
+    Raises:
+      ImageError: There is no EOI.
+    """
     marker, end = 0, 2
     while marker != _EOI:
         if found := _JPEG_MARKER.search(data, end):
@@ -325,4 +342,4 @@ def _check_jpeg_frame(marker: int, body: memoryview) -> None:
     if marker not in _HUFFMAN_FRAMES or bits != 8 or channels not in (1, 3, 4):
         kind = f"JPEG of process SOF{marker - 0xC0}, {bits} bits, {channels} channels"
         raise ImageError(Reason.UNSUPPORTED_FORMAT, f"{kind}; {_READABLE}")
-    _check_size(width, height)
+    check_size(width, height)

@@ -30,6 +30,10 @@ class Reason(enum.StrEnum):
     ZERO_DIMENSION = "zero_dimension"
     TOO_MANY_PIXELS = "too_many_pixels"
     ANIMATED = "animated"
+    MULTI_FRAME = "multi_frame"
+    NO_PIXEL_DATA = "no_pixel_data"
+    UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
+    INVALID_HEADER = "invalid_header"
     DECODE_TIMEOUT = "decode_timeout"
     # infer
     NON_FINITE_SCORE = "non_finite_score"
@@ -63,6 +67,10 @@ _STAGES = {
             Reason.ZERO_DIMENSION,
             Reason.TOO_MANY_PIXELS,
             Reason.ANIMATED,
+            Reason.MULTI_FRAME,
+            Reason.NO_PIXEL_DATA,
+            Reason.UNSUPPORTED_TRANSFER_SYNTAX,
+            Reason.INVALID_HEADER,
             Reason.DECODE_TIMEOUT,
         ),
         Stage.DECODE,

@@ -5,7 +5,7 @@ Usage: python scripts/fuzz.py [FOLDER...] [--inputs 20000] [--manifests 2000] [-
        python scripts/fuzz.py --replay FILE
 
 Inputs are made from phantoms in many encodings, from small manifests in every format, and
-from the PNG and JPEG files of the folders. A damaged image must become a square or a reason
+from the PNG, JPEG and DICOM files of the folders. A damaged image must become a square or a reason
 of the decode stage, the same both times it is decoded, while an intact image beside it in
 another thread comes out as ever. A damaged manifest must be refused with one line, or be
 read without losing a row and come back the same when written and read again.
@@ -31,7 +31,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from fuzz_checks import CheckImages, CheckManifests
-from fuzz_inputs import MutatedImages, MutatedManifests, Original
+from fuzz_inputs import IMAGE_EXTENSIONS, MutatedImages, MutatedManifests, Original
 
 _START_LIMIT_S = 120
 """What a worker may take to import and to make its first input."""
@@ -242,7 +242,7 @@ def _save_findings(
 
 def replay(path: Path) -> None:
     """Feeds one saved input in this process, where a debugger sees what it does."""
-    is_image = path.suffix.lower() in (".png", ".jpg", ".jpeg")
+    is_image = path.suffix.lower() in IMAGE_EXTENSIONS
     with tempfile.TemporaryDirectory() as scratch:
         check = CheckImages() if is_image else CheckManifests(scratch)
         with warnings.catch_warnings():
@@ -253,7 +253,7 @@ def replay(path: Path) -> None:
 def main() -> int:
     """Feeds what the command line asks for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="*", help="folders of PNG or JPEG files to damage too")
+    parser.add_argument("folders", nargs="*", help="folders of images to damage too")
     parser.add_argument("--inputs", type=int, default=20_000, help="damaged images (20000)")
     parser.add_argument("--manifests", type=int, default=2000, help="damaged manifests (2000)")
     parser.add_argument("--seed", type=int, default=1, help="of the damage (1)")

@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from dicom_files import dicom_file, lookup_table
 from fuzz_mutations import mutate, pieces_of
 from PIL import Image
 from png_files import png_chunk, png_file
+from pydicom import uid
 
 from model.phantoms import draw_phantom
 
@@ -26,7 +28,16 @@ _PHANTOM_SIZE = 64
 _FOLDER_SHARE = 0.4
 """Share of the inputs that are made from files of the folders, where there are any."""
 
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".dcm")
+
 _ORIENTATION, _TURNED_LEFT = 0x0112, 6
+
+
+_TWELVE_BIT_SYNTAXES = (
+    *uid.UncompressedTransferSyntaxes,
+    *(uid.JPEGExtended12Bit, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGLSNearLossless),
+    *(uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.RLELossless),
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Original:
 
 
 def drawn_images() -> list[Original]:
-    """Returns phantoms in each encoding that the decoder reads, some tenths of a MB in all."""
+    """Returns phantoms in each encoding that the decoder reads, half a MB in all."""
     grey = draw_phantom(1, 0, _PHANTOM_SIZE).pixels
     picture, other = Image.fromarray(grey), Image.fromarray(draw_phantom(1, 1, 96).pixels)
     exif = Image.Exif()
@@ -64,18 +75,54 @@ def drawn_images() -> list[Original]:
         "turned": _saved(picture, "JPEG", exif=exif),
         "restarts": _saved(colour, "JPEG", restart_marker_blocks=1),
     }
-    return [Original(f"{name}.png", data) for name, data in pngs.items()] + [
-        Original(f"{name}.jpg", data) for name, data in jpegs.items()
+    kinds = (("png", pngs), ("jpg", jpegs), ("dcm", _dicoms(grey, np.asarray(colour))))
+    return [
+        Original(f"{name}.{extension}", data)
+        for extension, files in kinds
+        for name, data in files.items()
     ]
 
 
+def _dicoms(grey: np.ndarray, colour: np.ndarray) -> dict[str, bytes]:
+    """Returns DICOM files of each transfer syntax and of each way to make grey of it."""
+    twelve_bit = grey.astype(np.uint16) * 16
+    window = {"WindowCenter": 2000, "WindowWidth": 3000, "BitsStored": 12}
+    files = {
+        syntax.keyword: dicom_file(twelve_bit, syntax, **window) for syntax in _TWELVE_BIT_SYNTAXES
+    }
+    palette = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for name in ("Red", "Green", "Blue"):
+        palette[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        palette[f"{name}PaletteColorLookupTableData"] = bytes(512)
+    curve = lookup_table(np.arange(4096) ** 2 // 4096, bits=12)
+    signed = twelve_bit.astype(np.int16) - 2048
+    return files | {
+        "baseline": dicom_file(colour, uid.JPEGBaseline8Bit, PhotometricInterpretation="YBR_FULL"),
+        "rgb": dicom_file(colour, uid.RLELossless),
+        "jpeg_ls_rgb": dicom_file(colour, uid.JPEGLSLossless),
+        "palette": dicom_file(grey, **palette),
+        "ybr_422": dicom_file(
+            colour, PhotometricInterpretation="YBR_FULL_422", PixelData=grey.tobytes() * 2
+        ),
+        "modality_lut": dicom_file(twelve_bit, BitsStored=12, ModalityLUTSequence=curve),
+        "voi_lut": dicom_file(
+            *(signed, uid.ImplicitVRLittleEndian),
+            **{"BitsStored": 12, "RescaleSlope": 1, "RescaleIntercept": 2048},
+            **{"VOILUTSequence": curve, "PixelPaddingValue": -2048},
+        ),
+        "sigmoid": dicom_file(
+            signed, **window, VOILUTFunction="SIGMOID", PhotometricInterpretation="MONOCHROME1"
+        ),
+    }
+
+
 def folder_images(folders: Sequence[str]) -> list[Original]:
-    """Returns the PNG and JPEG files that lie directly in the folders."""
+    """Returns the PNG, JPEG and DICOM files that lie directly in the folders."""
     paths = sorted(path for folder in folders for path in Path(folder).iterdir())
     return [
         Original(f"folder{path.suffix.lower()}", path.read_bytes())
         for path in paths
-        if path.suffix.lower() in (".png", ".jpg", ".jpeg")
+        if path.suffix.lower() in IMAGE_EXTENSIONS
     ]
 
 

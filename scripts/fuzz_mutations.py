@@ -21,6 +21,13 @@ Mutator = Callable[[random.Random, bytes, bytes], bytes]
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _PARQUET_MAGIC = b"PAR1"
+_DICOM_PREFIX = b"DICM"
+_LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OW", b"SQ", b"UN", b"UT"))
+_UNDEFINED = 0xFFFF_FFFF
+_DICOM_NUMBER = re.compile(rb"\x28\x00..US\x02\x00", re.DOTALL)
+"""An element of the group that says how pixels are stored, up to its value."""
+_FRAGMENTS = re.compile(rb"\xe0\x7f\x10\x00OB\x00\x00\xff{4}.{12}\xfe\xff\x00\xe0", re.DOTALL)
+"""Compressed pixels up to the length of the first fragment, after a table of one offset."""
 _JPEG_PIECE = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 _JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc2]..\x08", re.DOTALL)
 _SCAN = b"\xda"
@@ -44,7 +51,10 @@ _TEXT_BYTES = 16_384
 
 
 def pieces_of(data: bytes) -> list[bytes]:
-    """Returns PNG chunks, JPEG segments with what follows, or lines; joined they are `data`."""
+    """Returns PNG chunks, JPEG segments with what follows, DICOM elements or lines.
+
+    Joined they are `data`.
+    """
     if data.startswith(PNG_MAGIC):
         starts, at = [0], len(PNG_MAGIC)
         while at < len(data):
@@ -52,9 +62,29 @@ def pieces_of(data: bytes) -> list[bytes]:
             at += 12 + int.from_bytes(data[at : at + 4])
     elif data.startswith(_JPEG_MAGIC):
         starts = [match.start() for match in _JPEG_PIECE.finditer(data)]
+    elif data.startswith(_DICOM_PREFIX, 128):
+        starts = _dicom_starts(data)
     else:
         starts = [0, *(match.end() for match in re.finditer(b"\n", data))]
     return [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True) if a < b]
+
+
+def _dicom_starts(data: bytes) -> list[int]:
+    """Returns where the prefix, then each element in explicit VR little endian begins."""
+    starts, at = [0], 132
+    while at < len(data) and data[at + 4 : at + 6].isupper():
+        starts.append(at)
+        place, size = _length_field(data, at)
+        length = int.from_bytes(data[place : place + size], "little")
+        if length == _UNDEFINED:
+            break
+        at = place + size + length
+    return starts
+
+
+def _length_field(data: bytes, start: int) -> tuple[int, int]:
+    """Returns place and bytes of the length of a DICOM element that begins at `start`."""
+    return (start + 8, 4) if data[start + 4 : start + 6] in _LONG_VRS else (start + 6, 2)
 
 
 def flip_bits(rng: random.Random, data: bytes, other: bytes) -> bytes:
@@ -115,19 +145,27 @@ def change_pieces(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def change_length(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Changes the length that a chunk, a segment or a Parquet footer gives; else a cell."""
+    """Changes the length that a piece of a file or a Parquet footer gives; else a cell."""
+    order = "big"
     if data.startswith(PNG_MAGIC):
         places, size = _starts(data)[1:], 4
     elif data.startswith(_JPEG_MAGIC):
         places, size = [start + 2 for start in _starts(data)], 2
     elif data.startswith(_PARQUET_MAGIC):
         places, size = [len(data) - 8], 4
+    elif starts := _starts_of_elements(data):
+        place, size = _length_field(data, rng.choice(starts))
+        places, order = [place], "little"
     else:
         return change_cell(rng, data, other)
     at = rng.choice(places or [0])
-    length = int.from_bytes(data[at : at + size]) + rng.choice((-1, 1, 12, 255))
+    length = int.from_bytes(data[at : at + size], order) + rng.choice((-1, 1, 12, 255))
     value = rng.choice((length, rng.choice(_NUMBERS))) % 256**size
-    return data[:at] + value.to_bytes(size) + data[at + size :]
+    return data[:at] + value.to_bytes(size, order) + data[at + size :]
+
+
+def _starts_of_elements(data: bytes) -> list[int]:
+    return _dicom_starts(data)[1:] if data.startswith(_DICOM_PREFIX, 128) else []
 
 
 def _starts(data: bytes) -> list[int]:
@@ -136,13 +174,17 @@ def _starts(data: bytes) -> list[int]:
 
 
 def change_header(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Changes the width, the height or what else a PNG or JPEG says of itself; else a cell."""
+    """Changes the width, the height or what else an image says of itself; else a cell."""
     frame = _JPEG_FRAME.search(data)
     if data.startswith(PNG_MAGIC) and len(data) >= 33:
         at, size = rng.choice(_PNG_HEADER_FIELDS)
     elif frame and data.startswith(_JPEG_MAGIC):
         place, size = rng.choice(_JPEG_FRAME_FIELDS)
         at = frame.start() + place
+    elif numbers := list(_DICOM_NUMBER.finditer(data)):
+        at = rng.choice(numbers).end()
+        value = rng.choice((*_SIDES, *range(17)))
+        return data[:at] + value.to_bytes(2, "little") + data[at + 2 :]
     else:
         return change_cell(rng, data, other)
     value = rng.choice(_SIDES) if size > 1 else rng.randrange(256)
@@ -161,7 +203,7 @@ def change_cell(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def change_body(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Changes what is in a chunk, with its length and checksum, a segment, or a cell."""
+    """Changes what is in a chunk, with its length and checksum, a segment, an element or a cell."""
     pieces = pieces_of(data)
     change = rng.choice((flip_bits, overwrite, insert, remove))
     at = rng.randrange(len(pieces)) if pieces else 0
@@ -175,6 +217,8 @@ def change_body(rng: random.Random, data: bytes, other: bytes) -> bytes:
         else:
             body = change(rng, piece[4:], other)[:65_533]
             pieces[at] = piece[:2] + (len(body) + 2).to_bytes(2) + body
+    elif data.startswith(_DICOM_PREFIX, 128) and at:
+        pieces[at] = _change_element(rng, pieces[at], change)
     else:
         return change_cell(rng, data, other)
     return b"".join(pieces)
@@ -189,6 +233,17 @@ def _change_chunk(rng: random.Random, chunk: bytes, change: Mutator) -> bytes:
     if rows and rng.random() < 0.5:
         return png_chunk(kind, zlib.compress(change(rng, rows, b""), 1))
     return png_chunk(kind, change(rng, body, b""))
+
+
+def _change_element(rng: random.Random, element: bytes, change: Mutator) -> bytes:
+    if fragments := _FRAGMENTS.match(element):
+        body = change(rng, element[fragments.end() + 4 : -8], b"")
+        body += bytes(len(body) % 2)
+        return fragments[0] + len(body).to_bytes(4, "little") + body + element[-8:]
+    place, size = _length_field(element, 0)
+    body = change(rng, element[place + size :], b"")[:65_000]
+    body += bytes(len(body) % 2)
+    return element[:place] + len(body).to_bytes(size, "little") + body
 
 
 MUTATORS: tuple[Mutator, ...] = (

@@ -10,8 +10,10 @@ import zlib
 
 import numpy as np
 from PIL import Image
+from pydicom.encaps import encapsulate
 
 from schemas.rejects import Reason
+from scripts.dicom_files import dicom_file
 from scripts.png_files import (
     GREY_ALPHA,
     PALETTE,
@@ -101,7 +103,13 @@ def _bad_contents() -> dict[str, tuple[Reason, bytes]]:
         "gif.png": (Reason.UNSUPPORTED_FORMAT, image_file(picture, "GIF")),
         "tiff.png": (Reason.UNSUPPORTED_FORMAT, image_file(picture, "TIFF")),
         "bitmap.png": (Reason.UNSUPPORTED_FORMAT, image_file(picture, "BMP")),
-        "dicom.png": (Reason.UNSUPPORTED_FORMAT, bytes(128) + b"DICM" + noise),
+        "dicom.png": (Reason.NO_PIXEL_DATA, bytes(128) + b"DICM"),
+        "frames": (Reason.MULTI_FRAME, dicom_file(grey_picture(), NumberOfFrames=2)),
+        "syntax.dcm": (
+            Reason.UNSUPPORTED_TRANSFER_SYNTAX,
+            dicom_file(grey_picture(), "1.2.840.10008.1.2.4.94", PixelData=encapsulate([b"JPIP"])),
+        ),
+        "header.dcm": (Reason.INVALID_HEADER, dicom_file(grey_picture(), BitsStored=9)),
         "twelve_bit.jpg": (Reason.UNSUPPORTED_FORMAT, with_frame(jpeg, bits=12)),
         "truncated.png": (Reason.TRUNCATED, png[: len(png) // 2]),
         "truncated.jpg": (Reason.TRUNCATED, jpeg[: len(jpeg) * 2 // 3]),

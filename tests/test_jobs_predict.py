@@ -167,7 +167,7 @@ def test_predict_bad_images_are_named_and_the_others_printed(folder):
         f"{HEADER}\n"
         "nan.png: no prediction. non_finite_score: the network gave NaN or infinity\n"
         "\n"
-        "text.png: no prediction. not_an_image: the content is neither PNG nor JPEG\n"
+        "text.png: no prediction. not_an_image: the content is neither PNG, JPEG nor DICOM\n"
         "\n"
         "good.png: 224x224 pixels, abnormality 0.600\n"
         "  Mass                score 0.600, threshold 0.500\n"

@@ -54,7 +54,7 @@ SMALL_FILES = {
     "CMYK JPEG": image_file(SMALL_IMAGE.convert("CMYK"), "JPEG", restart_marker_blocks=1),
     "turned JPEG": image_file(SMALL_IMAGE, "JPEG", exif=exif_block(6)),
 }
-READABLE = "PNG and 8-bit Huffman-coded JPEG are read"
+READABLE = "PNG, 8-bit Huffman-coded JPEG and DICOM are read"
 LIMITS = "the limits are 64000000 in all and 65535 on a side"
 DAMAGED = "the picture data does not decode"
 quick = settings(deadline=None, max_examples=150)
@@ -505,19 +505,18 @@ def jpeg_frame(marker: int = 0xC0, bits: int = 8, channels: int = 1) -> bytes:
 LAST_SCAN = JPEG[JPEG.index(b"\xff\xda") : -2]
 REJECTS = {
     "nothing": (b"", Reason.EMPTY_FILE, "the file has no bytes"),
-    "text": (b"patient", Reason.NOT_AN_IMAGE, "the content is neither PNG nor JPEG"),
-    "part of a magic": (PNG[:7], Reason.NOT_AN_IMAGE, "the content is neither PNG nor JPEG"),
+    "text": (b"patient", Reason.NOT_AN_IMAGE, "the content is neither PNG, JPEG nor DICOM"),
+    "part of a magic": (PNG[:7], Reason.NOT_AN_IMAGE, "the content is neither PNG, JPEG nor DICOM"),
     "PNG made text": (
         PNG.replace(b"\r\n", b"\n"),
         Reason.NOT_AN_IMAGE,
-        "the content is neither PNG nor JPEG",
+        "the content is neither PNG, JPEG nor DICOM",
     ),
     "GIF": (b"GIF89a", Reason.UNSUPPORTED_FORMAT, f"GIF; {READABLE}"),
     "WebP": (b"RIFF\n\n\n\nWEBP", Reason.UNSUPPORTED_FORMAT, f"WebP; {READABLE}"),
     "TIFF": (b"II*\x00\x08", Reason.UNSUPPORTED_FORMAT, f"TIFF; {READABLE}"),
     "BigTIFF": (b"MM\x00+\x00", Reason.UNSUPPORTED_FORMAT, f"TIFF; {READABLE}"),
     "BMP": (b"BM\n\n\n\n" + bytes(4), Reason.UNSUPPORTED_FORMAT, f"BMP; {READABLE}"),
-    "DICOM": (bytes(128) + b"DICM", Reason.UNSUPPORTED_FORMAT, f"DICOM; {READABLE}"),
     "JP2": (b"\x00\x00\x00\x0cjP  \r\n", Reason.UNSUPPORTED_FORMAT, f"JPEG 2000; {READABLE}"),
     "J2K": (b"\xff\x4f\xff\x51", Reason.UNSUPPORTED_FORMAT, f"JPEG 2000; {READABLE}"),
     "JXL": (b"\xff\x0a\x00", Reason.UNSUPPORTED_FORMAT, f"JPEG XL; {READABLE}"),

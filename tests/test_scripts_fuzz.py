@@ -39,8 +39,12 @@ from fuzz_inputs import (
 )
 
 IMAGES = drawn_images()
+BY_NAME = {image.name: image for image in IMAGES}
+JPEG, DICOM, LOSSLESS = (
+    BY_NAME[name] for name in ("restarts.jpg", "modality_lut.dcm", "JPEGLosslessSV1.dcm")
+)
 MANIFESTS = drawn_manifests()
-MAGICS = (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"PAR1")
+MAGICS = (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"PAR1", bytes(128) + b"DICM")
 LIMITS = fuzz.Limits(time_s=60, memory_mb=4096)
 quick = settings(deadline=None, max_examples=30)
 any_bytes = st.builds(bytes.__add__, st.sampled_from(MAGICS), st.binary(max_size=300))
@@ -53,24 +57,25 @@ def names_of(originals):
 # What is damaged
 
 
-@pytest.mark.parametrize("image", IMAGES, ids=names_of(IMAGES))
-def test_drawn_image_decodes(image):
-    assert fuzz_checks.CheckImages()(image) == "square"
+def test_drawn_images_decode():
+    check = fuzz_checks.CheckImages()
+    assert {image.name: check(image) for image in IMAGES} == dict.fromkeys(BY_NAME, "square")
 
 
 def test_drawn_images_differ_in_encoding():
-    assert len({image.data for image in IMAGES}) == 15
+    assert len({image.data for image in IMAGES}) == 35
     grey = draw_phantom(1, 0, 64).pixels
     (interlaced,) = (image.data for image in IMAGES if image.name == "interlaced.png")
     assert Image.open(io.BytesIO(interlaced)).info["interlace"] == 1
     assert np.array_equal(np.asarray(decode_grey(interlaced).image), grey)
 
 
-def test_folder_images_are_those_of_png_and_jpeg_without_their_names(tmp_path):
-    for name in ("doe.PNG", "doe.jpeg", "notes.txt"):
+def test_folder_images_are_those_of_known_extensions_without_their_names(tmp_path):
+    for name in ("doe.PNG", "doe.dcm", "doe.jpeg", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
     assert folder_images([str(tmp_path)]) == [
         Original("folder.png", b"doe.PNG"),
+        Original("folder.dcm", b"doe.dcm"),
         Original("folder.jpeg", b"doe.jpeg"),
     ]
 
@@ -106,7 +111,7 @@ def test_mutator_of_any_bytes_gives_bytes(mutator, data, other, seed):
 
 
 @pytest.mark.parametrize("mutator", dict.fromkeys(fuzz_mutations.MUTATORS))
-@pytest.mark.parametrize("image", [IMAGES[1], IMAGES[-1]], ids=["PNG", "JPEG"])
+@pytest.mark.parametrize("image", [IMAGES[1], JPEG, DICOM], ids=["PNG", "JPEG", "DICOM"])
 def test_mutator_of_an_image_changes_it(image, mutator):
     rng = random.Random(5)
     changed = [mutator(rng, image.data, IMAGES[0].data) != image.data for _ in range(40)]
@@ -126,13 +131,25 @@ def test_pieces_joined_are_the_file(data):
 
 
 def test_pieces_are_chunks_segments_and_lines():
-    png, jpeg = IMAGES[1].data, IMAGES[-1].data
+    png, jpeg = IMAGES[1].data, JPEG.data
     kinds = [piece[4:8] for piece in fuzz_mutations.pieces_of(png)]
     assert kinds[1:3] == [b"IHDR", b"IDAT"]
     assert kinds[-2:] == [b"IDAT", b"IEND"]
     markers = [piece[1] for piece in fuzz_mutations.pieces_of(jpeg)]
     assert (markers[0], markers[-2:]) == (0xD8, [0xDA, 0xD9])
     assert fuzz_mutations.pieces_of(b"a\nb\n\nc") == [b"a\n", b"b\n", b"\n", b"c"]
+    elements = fuzz_mutations.pieces_of(DICOM.data)
+    assert elements[0] == bytes(128) + b"DICM"
+    assert [element[:4] for element in elements[-2:]] == [b"(\0\0\x30", b"\xe0\x7f\x10\0"]
+
+
+@quick
+@given(seed=st.integers(0, 2**32))
+def test_change_body_of_a_compressed_dicom_keeps_its_fragment_whole(seed):
+    changed = fuzz_mutations.change_body(random.Random(seed), LOSSLESS.data, b"")
+    if changed[:-2000] == LOSSLESS.data[:-2000] and changed[-8:] == LOSSLESS.data[-8:]:
+        at = changed.index(b"\xfe\xff\x00\xe0\x04") + 12
+        assert len(changed) == at + 8 + int.from_bytes(changed[at + 4 : at + 8], "little") + 8
 
 
 def test_with_checksums_puts_each_chunk_right():
