@@ -201,7 +201,7 @@ def keep_rejected(
             " USING (image_id) ORDER BY file_row_number",
             params={
                 "manifest": manifest.path,
-                "rejects": _files_of(paths, record, "rejects"),
+                "rejects": files_of(paths, record, "rejects"),
                 "reasons": list(reasons),
             },
         ).to_arrow_reader(ROW_GROUP_ROWS)
@@ -230,7 +230,7 @@ def _collect_held(
     )
     for age, record in enumerate(holders, start=1):
         for kind, table in enumerate(TABLES):
-            _insert_found(connection, record["run_id"], -age, kind, _files_of(paths, record, table))
+            _insert_found(connection, record["run_id"], -age, kind, files_of(paths, record, table))
     for kind, table in enumerate(TABLES):
         parts = staged_parts(paths.parts(table))
         # Its own rows go first, then the newest run's.
@@ -263,16 +263,20 @@ def _insert_found(
     )
 
 
-def _files_of(paths: RunPaths, record: dict, table: str) -> list[str]:
-    """Returns the files of a table of a published run."""
+def files_of(paths: RunPaths, record: dict, table: str) -> list[str]:
+    """Returns the files of a table of a published run, here.
+
+    Raises:
+      InputError: One is missing, or has another size.
+    """
     files = [file for file in record["files"] if file["path"].startswith(f"{table}/")]
     for file in files:
         path = paths.output / file["path"]
         fetch(paths, path)
         if not path.is_file() or path.stat().st_size != file["size_bytes"]:
             raise InputError(
-                "published runs must be as they were published for --only-new and"
-                f" --retry-rejects. Received: run {record['run_id']}, with {file['path']} missing"
+                "published runs must be as they were published for --only-new, --retry-rejects and"
+                f" rethreshold. Received: run {record['run_id']}, with {file['path']} missing"
                 f" or changed. See `prescreen verify`; restore it, or remove that run's record."
             )
     return [str(paths.output / file["path"]) for file in files]

@@ -25,8 +25,10 @@ class RunState:
       digest: Of these.
       started: When it began, in UTC.
       options: Those of the last start, as `pipeline.run.ScoreOptions` has them.
-      parent_run: The run whose rejects it retries; None for any other.
+      parent_run: The run whose rejects it retries, or whose scores it re-thresholds; None for
+        any other.
       attempts: How often it was started.
+      supersedes: The run whose scores it re-thresholds; None for any other.
     """
 
     settings: dict
@@ -35,6 +37,7 @@ class RunState:
     options: dict
     parent_run: str | None
     attempts: int = 1
+    supersedes: str | None = None
 
     def write(self, paths: RunPaths) -> None:
         """Writes the state of the run at `paths`."""
@@ -117,7 +120,22 @@ def record_digest(record: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def scoring_began(record: dict) -> str:
+    """Returns when the run began that made a run's scores: its own start, if it scored them."""
+    return record.get("scoring_started_at") or record["started_at"]
+
+
 def committed_runs(output: Path) -> list[dict]:
-    """Returns the records of all published runs, oldest first."""
+    """Returns the records of all published runs, those with the oldest scores first."""
     records = [read_record(path) for path in sorted((output / "runs").glob("*.json"))]
-    return sorted(records, key=lambda record: (record["started_at"], record["run_id"]))
+    return sorted(
+        records,
+        key=lambda record: (scoring_began(record), record["started_at"], record["run_id"]),
+    )
+
+
+def current_runs(output: Path) -> list[dict]:
+    """Returns the records of the published runs that none supersedes, oldest scores first."""
+    records = committed_runs(output)
+    superseded = {record.get("supersedes") for record in records}
+    return [record for record in records if record["run_id"] not in superseded]
