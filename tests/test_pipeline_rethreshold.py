@@ -10,14 +10,19 @@ import pytest
 
 from model.bundle import demo_bundle_path, load_bundle_info
 from model.thresholds import thresholds_to_json
-from pipeline import run, scoring
+from pipeline import commit, comparison, publishing, run, scoring
+from pipeline.comparison import earlier_run
 from pipeline.layout import Output
+from pipeline.locking import succession_lock
 from pipeline.rethreshold import RethresholdOptions, rethreshold_run
-from pipeline.run import ScoreOptions, score_manifest
+from pipeline.run import ScoreOptions, commit_scored, score_manifest
+from pipeline.run_errors import RunFailedError, RunStoppedError
 from pipeline.run_listing import list_runs
 from pipeline.stopping import STOP
 from pipeline.verification import verify_run
+from schemas.errors import InputError
 from tests.fakes import FakeScorer, make_thresholds, picture, read_rows, tree, write_picture
+from tests.test_pipeline_run import Killed, fail_at
 
 LEVELS = {
     "top": {"Mass": 250, "Edema": 240, "Hernia": 100},
