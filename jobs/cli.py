@@ -11,6 +11,7 @@ from jobs.plan import plan_command
 from jobs.predict import predict_command
 from jobs.prepare import prepare_command
 from jobs.report import report_command
+from jobs.rethreshold import rethreshold_command
 from jobs.runs import runs_command
 from jobs.sample import sample_command
 from jobs.score import score_command
@@ -39,6 +40,7 @@ for _command in (
     runs_command,
     verify_command,
     report_command,
+    rethreshold_command,
     predict_command,
     web_command,
     prepare_command,

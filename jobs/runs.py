@@ -17,9 +17,9 @@ if typing.TYPE_CHECKING:
 def runs_command(output: str, as_json: bool):
     """Lists the runs in OUTPUT, newest first, and what to do about each.
 
-    A run is published, running, committing (built, and finished by the next score),
-    unfinished (resumed or removed), begun (empty), or broken (its record or its state
-    cannot be read). Nothing is written: OUTPUT may be read-only.
+    A run is published, superseded (by one with other thresholds), running, committing
+    (built, and finished by the next score), unfinished (resumed or removed), begun (empty),
+    or broken (its record or its state cannot be read). Nothing is written: OUTPUT may be read-only.
     """
     from pipeline.mirror import existing_output
     from pipeline.run_listing import list_runs
@@ -40,7 +40,7 @@ def _line(run: "ListedRun", width: int) -> str:
     started = f"{run.started:%Y-%m-%d %H:%M} UTC" if run.started else "-"
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in run.counts.items())
     if counts:
-        counts += "." if run.state == "published" else " so far."
+        counts += "." if run.state in ("published", "superseded") else " so far."
     told = " ".join(text for text in (counts, run.advice) if text)
     return f"{run.run_id:<{width}}  {run.state:<10}  {started:<20}  {told}"
 
@@ -53,6 +53,7 @@ def _values(run: "ListedRun") -> dict:
         "started_at": run.started.isoformat(timespec="seconds") if run.started else None,
         "counts": run.counts,
         "settings": run.settings,
+        "supersedes": run.supersedes,
         "holder": holder
         and {"host": holder.host, "process": holder.process, "age_s": round(holder.age_s, 1)},
         "advice": run.advice,

@@ -8,16 +8,14 @@ from pathlib import Path
 import apache_beam as beam
 
 from model.bundle import BUNDLE_FILES
-from model.calibration import Calibration
 from model.object_store import SCHEME
 from model.serving import ScorerSettings
-from model.thresholds import Thresholds
 from pipeline import images, scoring
 from pipeline.images import READS_RETRIED, LoadImages
+from pipeline.job import ScoringJob
 from pipeline.layout import TABLES, RunPaths
-from pipeline.manifest import CheckedManifest, read_row_group
+from pipeline.manifest import read_row_group
 from pipeline.mirror import send
-from pipeline.planning import WorkPlan
 from pipeline.rows import ApplyThresholds, reject_row
 from pipeline.runner import Runner, counter
 from pipeline.scoring import ScoreImages
@@ -26,35 +24,6 @@ from pipeline.staging import StageRows
 from pipeline.stopping import STOP
 from pipeline.workers import ALONE, Workers, hand_out
 from schemas.tables import REJECTS_SCHEMA, scores_schema
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoringJob:
-    """What to score, with what, and where to put it.
-
-    Attributes:
-      paths: Of the run.
-      manifest: Checked; all images of the run.
-      plan: Which of them are left to score.
-      scorer: What decides a score.
-      thresholds: What decides a flag, one for each of the 14 findings.
-      thresholds_id: Of these.
-      calibration: What makes probabilities of scores; None where they stay scores.
-      batch_size: Images a batch.
-      decode_threads: Images that a worker decodes at once.
-      redact_uris: Whether uris are kept out of the rows.
-    """
-
-    paths: RunPaths
-    manifest: CheckedManifest
-    plan: WorkPlan
-    scorer: ScorerSettings
-    thresholds: Thresholds
-    thresholds_id: str
-    calibration: Calibration | None
-    batch_size: int
-    decode_threads: int
-    redact_uris: bool
 
 
 def share_bundle(paths: RunPaths, scorer: ScorerSettings) -> ScorerSettings:

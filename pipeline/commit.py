@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -10,17 +11,16 @@ from pathlib import Path
 
 import duckdb
 
-from model.bundle import BundleInfo
-from pipeline.archive import ScoringJob
 from pipeline.compaction import compact, plan_files, write_skipped
 from pipeline.comparison import EarlierRun
 from pipeline.database import connect
-from pipeline.drawing import DrawingSettings, draw_overlays, plan_drawings
+from pipeline.drawing import DrawingSettings, Origin, draw_overlays, plan_drawings
+from pipeline.job import ScoringJob
 from pipeline.layout import TABLES, RunPaths, staged_parts
 from pipeline.ledger import Ledger, freeze_ledger
 from pipeline.mirror import discard, fetch
 from pipeline.publishing import publish_run
-from pipeline.record import RunFacts, build_record, built_files, file_metadata
+from pipeline.record import ModelFacts, RunFacts, build_record, built_files, file_metadata
 from pipeline.report import MadeReport, make_report, write_report
 from pipeline.report_tables import built_tables
 from pipeline.runner import Runner, choose_runner
@@ -55,9 +55,10 @@ class CommitSettings:
       report: Whether to make one.
       find_earlier: Returns the run that the report compares with, given a record of
         this one; None where there is none.
+      go_on: How to begin again where this ended, for messages.
     """
 
-    bundle: BundleInfo
+    bundle: ModelFacts
     drawing: DrawingSettings
     reject_limit: float
     review_budget: float | int | None
@@ -65,6 +66,7 @@ class CommitSettings:
     urgent_first: bool
     report: bool
     find_earlier: Callable[[dict], EarlierRun | None]
+    go_on: str = "Go on with --resume --run-id {run_id}"
 
 
 def commit_run(
@@ -123,6 +125,9 @@ def commit_run(
         "duplicates_dropped": ledger.duplicates,
         "outdated_dropped": ledger.outdated,
     }
+    if settings.drawing.earlier:
+        for origin in Origin:
+            counts[f"overlays_{origin}"] = overlays.origins.get(origin, 0)
     worklist = {
         "urgent_first": settings.urgent_first,
         "urgency": settings.urgency,
@@ -165,11 +170,13 @@ class _Overlays:
       images: How many have an overlay.
       files: The overlays as the record lists files.
       reasons: Findings to draw that have none, by the reason why.
+      origins: Overlays by where they come from.
     """
 
     images: int = 0
     files: list[dict] = dataclasses.field(default_factory=list)
     reasons: dict[str, int] = dataclasses.field(default_factory=dict)
+    origins: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def _draw(
@@ -189,7 +196,7 @@ def _draw(
     drawn = "(SELECT DISTINCT * FROM read_parquet(?, hive_partitioning=false))"
     with connect(paths.commit) as connection:
         overlays = connection.execute(
-            f"SELECT overlay, size_bytes, sha256, image_id FROM {drawn}"
+            f"SELECT overlay, size_bytes, sha256, image_id, origin FROM {drawn}"
             " WHERE overlay IS NOT NULL ORDER BY overlay",
             [parts],
         ).fetchall()
@@ -200,13 +207,15 @@ def _draw(
         ).fetchall()
     files = [
         {"path": path, "size_bytes": size_bytes, "sha256": sha256, "rows": None}
-        for path, size_bytes, sha256, _ in overlays
+        for path, size_bytes, sha256, *_ in overlays
     ]
-    return _Overlays(len({image_id for *_, image_id in overlays}), files, dict(reasons))
+    images = {image_id for *_, image_id, _ in overlays}
+    origins = Counter(origin for *_, origin in overlays)
+    return _Overlays(len(images), files, dict(reasons), dict(origins))
 
 
 def _compact(
-    ledger: Ledger, job: ScoringJob, bundle: BundleInfo, runner: Runner
+    ledger: Ledger, job: ScoringJob, bundle: ModelFacts, runner: Runner
 ) -> dict[str, list[Path]]:
     """Compacts all tables and returns their files."""
     schemas = {"scores": scores_schema(job.manifest.carried), "rejects": REJECTS_SCHEMA}
@@ -290,8 +299,9 @@ def _report(paths: RunPaths, record: dict, settings: CommitSettings) -> MadeRepo
     except Exception as error:
         raise ReportError(
             f"The report of run {paths.run_id} could not be made ({type(error).__name__}: {error})."
-            " Nothing was published; what was scored is kept. Go on with --resume --run-id"
-            f" {paths.run_id}, and with --no-report to publish without it."
+            " Nothing was published; what was scored is kept."
+            f" {settings.go_on.format(run_id=paths.run_id)}, and with --no-report to publish"
+            " without it."
         ) from error
     return report
 

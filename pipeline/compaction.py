@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -148,13 +149,23 @@ def _at_once(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _with_overlays(table: pa.Table, overlays: dict[str, dict[str, str]]) -> pa.Table:
-    image_ids = table["image_id"].to_pylist()
-    if not any(image_id in overlays for image_id in image_ids):
-        return table
-    cams = table["cams"].to_pylist()
-    for image_id, found in zip(image_ids, cams, strict=True):
-        for cam in found:
-            cam["overlay"] = overlays.get(image_id, {}).get(cam["finding"])
+    """Returns a table whose maps name these overlays, and no others."""
     position = table.schema.get_field_index("cams")
-    field = table.schema.field(position)
-    return table.set_column(position, field, pa.array(cams, field.type))
+    cams, field = table["cams"].combine_chunks(), table.schema.field(position)
+    if len(cams) == 0:
+        return table
+    maps = cams.flatten()
+    ends = np.cumsum(pc.list_value_length(cams).to_numpy())
+    named = [None] * len(maps)
+    for number, image_id in enumerate(table["image_id"].to_pylist()):
+        if found := overlays.get(image_id):
+            for place in range(ends[number - 1] if number else 0, ends[number]):
+                named[place] = found.get(maps.field("finding")[place].as_py())
+    told = pa.StructArray.from_arrays(
+        [maps.field("finding"), maps.field("grid"), pa.array(named, pa.string())],
+        fields=list(field.type.value_type),
+    )
+    starts = pa.array(np.concatenate([[0], ends]), pa.int32())
+    return table.set_column(
+        position, field, pa.ListArray.from_arrays(starts, told, type=field.type)
+    )

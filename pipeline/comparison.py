@@ -9,7 +9,7 @@ from model.drift import Change, Observations, measure_drift
 from pipeline.layout import Output
 from pipeline.mirror import fetch
 from pipeline.report_tables import RunTables, published_tables, read_scores
-from pipeline.run_state import committed_runs
+from pipeline.run_state import committed_runs, current_runs, scoring_began
 from schemas.errors import InputError
 
 FEWEST_IMAGES = 100
@@ -76,17 +76,18 @@ def earlier_run(output: Output, record: dict) -> EarlierRun | None:
 
     That is one of the same model, thresholds, test-time augmentation and precision, with at
     least `FEWEST_IMAGES` scored. A run that retried rejects is no night like others: it is
-    neither compared nor compared with. Scores are fetched where OUTPUT is on a store.
+    neither compared nor compared with. A re-thresholded run takes the place of the run that it
+    supersedes. Scores are fetched where OUTPUT is on a store.
 
     Raises:
       InputError: A record in OUTPUT cannot be read.
     """
-    if record["parent_run"]:
+    if _retries(record):
         return None
-    for other in reversed(committed_runs(output.folder)):
+    for other in reversed(current_runs(committed_runs(output.folder))):
         if (
-            other["started_at"] < record["started_at"]
-            and not other["parent_run"]
+            scoring_began(other) < scoring_began(record)
+            and not _retries(other)
             and other.get("scoring_digest") == record["scoring_digest"]
             and other["counts"]["scored"] >= FEWEST_IMAGES
         ):
@@ -94,6 +95,13 @@ def earlier_run(output: Output, record: dict) -> EarlierRun | None:
             fetch(paths, paths.published("scores"))
             return EarlierRun(other, published_tables(paths, other))
     return None
+
+
+def _retries(record: dict) -> bool:
+    """Returns whether a run retried rejects, or re-thresholds one that did."""
+    if record.get("supersedes"):
+        return record["options"]["retry_rejects"] is not None
+    return record["parent_run"] is not None
 
 
 def check_comparable(then: dict, now: dict) -> None:

@@ -1,6 +1,7 @@
 """Grad-CAM overlays of the flagged images that rank highest."""
 
 import dataclasses
+import enum
 import functools
 import glob
 import hashlib
@@ -21,6 +22,7 @@ from model.overlays import overlay_jpeg, overlay_name
 from model.thresholds import Thresholds
 from pipeline.budget import Budget
 from pipeline.database import STAGED_PARTS
+from pipeline.earlier_overlays import EarlierOverlays
 from pipeline.elements import ReadImage, Shard, row_of
 from pipeline.images import MOST_READ_BYTES, READS_RETRIED
 from pipeline.layout import RunPaths
@@ -48,10 +50,28 @@ NO_ATTENTION = "no_attention"
 SOURCE_CHANGED = "source_changed"
 """The file is no longer the one that was scored."""
 
+SOURCE_UNKNOWN = "source_unknown"
+"""Nothing says where the file is: the run whose scores these are has kept uris to itself."""
+
+MAP_MISSING = "map_missing"
+"""The map of a finding could not be computed when its threshold was lowered."""
+
+
+class Origin(enum.StrEnum):
+    """What an overlay is."""
+
+    DRAWN = "drawn"
+    KEPT = "kept"
+    """Of the earlier run, with a caption that is right."""
+    OUTDATED = "outdated"
+    """Of the earlier run, whose threshold its caption names: it could not be drawn again."""
+
+
 DRAWN_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("image_id", "finding", "overlay", "reason", "sha256")),
         ("size_bytes", pa.int64()),
+        ("origin", pa.string()),
     ]
 )
 """One row a finding to draw: the overlay relative to OUTPUT, or why there is none."""
@@ -65,11 +85,13 @@ class DrawingSettings:
       top: Findings an image, highest score first.
       limit: Images, highest rank first.
       note: A line under each overlay.
+      earlier: What the run takes over of another one's overlays; None where it draws all.
     """
 
     top: int
     limit: int
     note: str
+    earlier: EarlierOverlays | None = None
 
 
 def plan_drawings(
@@ -120,14 +142,14 @@ class PlannedImage:
     """An image to draw.
 
     Attributes:
-      uri: Where it is.
+      uri: Where it is; None where nobody knows, or needs to.
       source_version: Which version of it was scored.
       scores: 15, in the order of `FINDINGS`.
       cams: As in the scores table: those of flagged findings, highest score first.
     """
 
     image_id: str
-    uri: str
+    uri: str | None
     source_version: str
     scores: list[float]
     cams: list[dict]
@@ -189,14 +211,15 @@ class _DrawDoFn(beam.DoFn):
 
     def _rows(self, drawn: tuple[list[dict], Watch] | TimedOut) -> list[dict]:
         if isinstance(drawn, TimedOut):
-            planned = row_of(drawn.item)
-            cams = planned.cams[: self._settings.top]
-            rows = [_not_drawn(planned, cam["finding"], drawn.error.reason) for cam in cams]
-            watch = drawn.watch
+            rows, watch = list(self._without_source(drawn)), drawn.watch
         else:
             rows, watch = drawn
         self._retried.inc(watch.attempts - 1)
         return rows
+
+    def _without_source(self, drawn: TimedOut) -> Iterator[dict]:
+        planned, source = row_of(drawn.item), (None, drawn.error.reason)
+        return _draw(planned, source, self._paths, self._thresholds, self._settings)
 
 
 def draw_image(
@@ -207,24 +230,50 @@ def draw_image(
     watch: Watch,
 ) -> Iterator[dict]:
     """Draws the highest-scored findings of one image; gives a row of `DRAWN_SCHEMA` each."""
-    planned = row_of(item)
-    grey, reason = _read_grey(item, watch)
+    planned, earlier = row_of(item), settings.earlier
+    source = (None, SOURCE_UNKNOWN)
+    if not (earlier and earlier.all_stay(planned.cams[: settings.top], thresholds)):
+        source = _read_grey(item, watch)
     # Not to be given up from here on: a file written after that would be in no row.
     watch.begin(None)
-    for cam in planned.cams[: settings.top]:
-        finding = cam["finding"]
-        jpeg = None
-        if grey is not None:
+    yield from _draw(planned, source, paths, thresholds, settings)
+
+
+def _draw(
+    planned: PlannedImage,
+    source: tuple[Image.Image | None, str],
+    paths: RunPaths,
+    thresholds: dict[str, float],
+    settings: DrawingSettings,
+) -> Iterator[dict]:
+    """Writes the overlays of an image: an earlier run's as it is, where that is right, else drawn.
+
+    Args:
+      source: The image, if there is one, and why a finding is not drawn.
+    """
+    grey, reason = source
+    cams, earlier = planned.cams[: settings.top], settings.earlier
+    known = earlier.read(cams) if earlier else {}
+    for cam in cams:
+        finding, missing, origin = cam["finding"], reason, Origin.DRAWN
+        grid = np.array(cam["grid"], np.float32).reshape(CAM_SIDE, CAM_SIDE)
+        if finding in known and earlier.is_right(finding, thresholds):
+            jpeg, origin = known[finding], Origin.KEPT
+        elif np.isnan(grid).any():
+            jpeg, missing = None, MAP_MISSING
+        elif grey is None:
+            jpeg, origin = known.get(finding), Origin.OUTDATED
+        else:
             jpeg = overlay_jpeg(
                 grey,
-                np.array(cam["grid"], np.float32).reshape(CAM_SIDE, CAM_SIDE),
+                grid,
                 finding=finding,
                 score=planned.scores[FINDINGS.index(finding)],
                 threshold=thresholds[finding],
                 note=settings.note,
             )
         if jpeg is None:
-            yield _not_drawn(planned, finding, reason)
+            yield _not_drawn(planned, finding, missing)
             continue
         name = overlay_name(planned.image_id, finding)
         path = paths.drawn / name
@@ -237,6 +286,7 @@ def draw_image(
             "reason": None,
             "sha256": hashlib.sha256(jpeg).hexdigest(),
             "size_bytes": len(jpeg),
+            "origin": origin.value,
         }
 
 
@@ -248,11 +298,14 @@ def _not_drawn(planned: PlannedImage, finding: str, reason: str) -> dict:
         "reason": str(reason),
         "sha256": None,
         "size_bytes": None,
+        "origin": None,
     }
 
 
 def _read_grey(item: PlannedImage | ReadImage, watch: Watch) -> tuple[Image.Image | None, str]:
     """Returns the image if it still is the one scored, and why a finding is not drawn."""
+    if row_of(item).uri is None:
+        return None, SOURCE_UNKNOWN
     try:
         source = item.source if isinstance(item, ReadImage) else read_source(item.uri, watch)
         if isinstance(source, ImageError):
@@ -280,11 +333,17 @@ def draw_overlays(
     if not row_groups:
         return
     send(paths, plan)
+    read_plan = functools.partial(
+        _read_plan,
+        paths.shared(plan),
+        settings,
+        {name: value.threshold for name, value in thresholds.items()},
+    )
     runner.run(
         lambda pipeline: (
             pipeline
             | "DrawingGroups" >> beam.Create(range(row_groups), reshuffle=False)
-            | "ReadPlan" >> beam.FlatMap(functools.partial(_read_plan, paths.shared(plan)))
+            | "ReadPlan" >> beam.FlatMap(read_plan)
             | "ShufflePlan" >> beam.Reshuffle()
             | DrawOverlays(paths, thresholds, settings, threads)
             | "StageDrawn" >> StageRows(paths.shared(paths.built("drawn")), DRAWN_SCHEMA)
@@ -292,7 +351,19 @@ def draw_overlays(
     )
 
 
-def _read_plan(plan: str, group: int) -> Iterator[PlannedImage | Shard]:
+def _read_plan(
+    plan: str, settings: DrawingSettings, thresholds: dict[str, float], group: int
+) -> Iterator[PlannedImage | Shard]:
     with open_shared(plan) as file:
         rows = pq.ParquetFile(file).read_row_group(group).to_pylist()
-    return in_shards(PlannedImage(**row) for row in rows)
+    images, earlier = [PlannedImage(**row) for row in rows], settings.earlier
+    if earlier:
+        # No archive is read for images whose overlays all stay.
+        images = [
+            dataclasses.replace(image, uri=None)
+            if earlier.all_stay(image.cams[: settings.top], thresholds)
+            else image
+            for image in images
+        ]
+    yield from (image for image in images if image.uri is None)
+    yield from in_shards(image for image in images if image.uri is not None)

@@ -21,7 +21,7 @@ from pipeline.run import (
     published_already,
     set_up,
 )
-from pipeline.run_state import committed_runs
+from pipeline.run_state import committed_runs, current_runs
 from pipeline.runner import choose_runner
 from pipeline.sampling import choose_sample, measure_sample, sample_size
 from pipeline.shadow import prepared_runs, read_output, shadow_run
@@ -90,8 +90,7 @@ def _shadow(
         request = dataclasses.replace(setup.request, resume=False)
         paths, state = find_run(setup.output, request)
     holder = living_holder(paths) if state else None
-    runs = [*committed_runs(setup.output.folder), *prepared]
-    runs.sort(key=lambda record: (record["started_at"], record["run_id"]))
+    runs = current_runs([*committed_runs(setup.output.folder), *prepared])
     resumed = {
         "resumes": paths.run_id if state else None,
         "held_by": str(holder) if holder else None,

@@ -77,6 +77,11 @@ class RunPaths:
         return self.staging / "lock"
 
     @property
+    def succession(self) -> Path:
+        """Held by the process that re-thresholds the run; no run's folder, so hidden."""
+        return self.output / "_staging" / ".rethreshold" / self.run_id / "lock"
+
+    @property
     def manifest(self) -> Path:
         """The checked manifest."""
         return self.staging / "manifest.parquet"

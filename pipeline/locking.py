@@ -12,6 +12,13 @@ def run_lock(paths: RunPaths) -> RunLock | StoreLock:
     return RunLock(paths.lock)
 
 
+def succession_lock(paths: RunPaths) -> RunLock | StoreLock:
+    """Returns the lock of who makes the run that supersedes a run, not yet held."""
+    if paths.store:
+        return StoreLock(paths.store, paths.name_of(paths.succession), paths.run_id)
+    return RunLock(paths.succession)
+
+
 def living_holder(paths: RunPaths) -> Holder | None:
     """Returns the living process that works on a run, or None."""
     if paths.store:

@@ -264,10 +264,10 @@ def _insert_found(
 
 
 def files_of(paths: RunPaths, record: dict, table: str) -> list[str]:
-    """Returns the files of a table of a published run.
+    """Returns the files of a table of a published run, here.
 
     Raises:
-      InputError: They are not all there.
+      InputError: One is missing, or has another size.
     """
     files = [file for file in record["files"] if file["path"].startswith(f"{table}/")]
     for file in files:
@@ -275,8 +275,8 @@ def files_of(paths: RunPaths, record: dict, table: str) -> list[str]:
         fetch(paths, path)
         if not path.is_file() or path.stat().st_size != file["size_bytes"]:
             raise InputError(
-                "published runs must be as they were published for --only-new and"
-                f" --retry-rejects. Received: run {record['run_id']}, with {file['path']} missing"
+                "published runs must be as they were published for --only-new, --retry-rejects and"
+                f" rethreshold. Received: run {record['run_id']}, with {file['path']} missing"
                 f" or changed. See `prescreen verify`; restore it, or remove that run's record."
             )
     return [str(paths.output / file["path"]) for file in files]

@@ -3,20 +3,31 @@
 import dataclasses
 import datetime
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
+from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
-from model.bundle import BundleInfo, file_sha256
-from pipeline.archive import ScoringJob
+from model.bundle import file_sha256
+from pipeline.job import ScoringJob
 from pipeline.layout import PUBLISHED, RunPaths
 from pipeline.report import MadeReport
 from pipeline.run_state import RunState, record_digest
 from pipeline.settings import RowSettings
+from schemas.contract import InputContract
 
 RECORD_VERSION = 1
 _SOFTWARE = ("prescreen", "tensorflow", "keras", "apache-beam", "pyarrow", "numpy", "pillow")
+
+
+class ModelFacts(Protocol):
+    """What a run says of its model: a bundle says it, or the record of an earlier run."""
+
+    title: str
+    statement: str
+    input_contract: InputContract
+    metrics: Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +42,8 @@ class RunFacts:
       options: All options as given or defaulted.
       timings_s: Seconds by stage of this attempt; the commit adds its own.
       read_retries: Reads tried again in this attempt.
+      scoring_started_at: When the run began that made the scores, if another one made them.
+      counts: What else is counted.
     """
 
     state: RunState
@@ -40,9 +53,11 @@ class RunFacts:
     options: dict
     timings_s: dict[str, float]
     read_retries: int
+    scoring_started_at: str | None = None
+    counts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def file_metadata(job: ScoringJob, bundle: BundleInfo) -> dict:
+def file_metadata(job: ScoringJob, bundle: ModelFacts) -> dict:
     """Returns what every Parquet file of a run says of itself."""
     return {
         "run_id": job.paths.run_id,
@@ -62,7 +77,7 @@ def file_metadata(job: ScoringJob, bundle: BundleInfo) -> dict:
 
 def build_record(
     job: ScoringJob,
-    bundle: BundleInfo,
+    bundle: ModelFacts,
     facts: RunFacts,
     counts: dict,
     reasons: dict,
@@ -87,7 +102,7 @@ def build_record(
     record = {
         "record_version": RECORD_VERSION,
         **file_metadata(job, bundle),
-        "counts": counts,
+        "counts": {**counts, **facts.counts},
         "rejected_by_reason": reasons,
         "flag_rate": {
             "expected": expected,
@@ -104,6 +119,8 @@ def build_record(
         "settings_digest": facts.settings.digest,
         "scoring_digest": facts.settings.scoring_digest,
         "parent_run": facts.state.parent_run,
+        "supersedes": facts.state.supersedes,
+        "scoring_started_at": facts.scoring_started_at,
         "attempts": facts.state.attempts,
         "read_retries": facts.read_retries,
         "runner": facts.runner,

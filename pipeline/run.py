@@ -16,45 +16,29 @@ from model.overlays import overlay_note
 from model.scorer import default_batch_size
 from model.serving import ScorerSettings, choose_thresholds, scorer_settings
 from model.thresholds import Thresholds
-from pipeline.archive import ScoringJob, score_archive, share_bundle
-from pipeline.commit import (
-    CommitSettings,
-    ReconciliationError,
-    RejectLimitError,
-    ReportError,
-    commit_run,
-)
+from pipeline.archive import score_archive, share_bundle
+from pipeline.commit import CommitSettings, commit_run
 from pipeline.comparison import earlier_run
 from pipeline.drawing import DrawingSettings
 from pipeline.events import Report
+from pipeline.job import ScoringJob
 from pipeline.layout import TABLES, Output, RunPaths
-from pipeline.lock import LockLostError
 from pipeline.manifest import CheckedManifest, carried_columns, check_manifest
 from pipeline.mirror import fetch
 from pipeline.planning import WorkPlan, divide_work, keep_rejected, plan_work
-from pipeline.publishing import PublishError, finish_commits
+from pipeline.publishing import finish_commits
 from pipeline.record import RunFacts
-from pipeline.run_state import committed_runs, read_record, read_state
+from pipeline.run_errors import EXPECTED, RunFailedError, RunStoppedError
+from pipeline.run_state import committed_runs, current_runs, read_record, read_state
 from pipeline.runner import Handover, Runner, choose_runner
 from pipeline.scoring import load_scorer
 from pipeline.settings import RowSettings, row_settings
 from pipeline.staging import discard_broken_parts
-from pipeline.starting import (
-    ActiveRun,
-    OutputError,
-    StartRequest,
-    begin_run,
-    open_output,
-    record_path,
-)
+from pipeline.starting import ActiveRun, StartRequest, begin_run, open_output, record_path
 from pipeline.stopping import STOP
 from pipeline.urgency import load_urgency
 from pipeline.workers import Workers, cause
 from schemas.errors import InputError
-
-
-class RunFailedError(Exception):
-    """Something broke that the user cannot have caused; nothing was published."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,23 +52,6 @@ class HandedOver:
 
     run_id: str
     by: Handover
-
-
-class RunStoppedError(Exception):
-    """The run was asked to stop and did so in good order; nothing was published."""
-
-
-EXPECTED = (
-    InputError,
-    LockLostError,
-    OutputError,
-    PublishError,
-    ReconciliationError,
-    RejectLimitError,
-    ReportError,
-    RunStoppedError,
-)
-"""Errors that say themselves what to do."""
 
 
 _PATHS = ("manifest", "output", "bundle", "thresholds", "urgency")
@@ -242,6 +209,11 @@ def commit_scored(output: str, run_id: str, report: Report) -> dict:
         raise InputError(
             f"RUN-ID must be a run that is not published yet. Received: {run_id}, of which OUTPUT"
             " has nothing staged. `prescreen runs` lists what there is."
+        )
+    if state.supersedes:
+        raise InputError(
+            f"RUN-ID must be a run of `prescreen score`. Received: {run_id}, which re-thresholds"
+            f" {state.supersedes}. Give `prescreen rethreshold` as before: it goes on."
         )
     given = ScoreOptions.from_state(state.options)
     options = dataclasses.replace(
@@ -473,7 +445,8 @@ def _plan(paths: RunPaths, manifest: CheckedManifest, setup: Setup, report: Repo
             report("parts_discarded", table=table, parts=broken)
     holders = None
     if setup.options.only_new:
-        holders = holders_among(committed_runs(setup.output.folder), setup)
+        current = current_runs(committed_runs(setup.output.folder))
+        holders = holders_among(current, setup)
     tries_again = setup.scored_by is None
     plan = plan_work(paths, manifest, holders, setup.runner, tries_again=tries_again)
     report("planned", to_score=plan.work.rows, kept=plan.kept, skipped=plan.skipped)
@@ -481,7 +454,7 @@ def _plan(paths: RunPaths, manifest: CheckedManifest, setup: Setup, report: Repo
 
 
 def holders_among(runs: Iterable[dict], setup: Setup) -> list[dict]:
-    """Returns those of published runs whose rows `--only-new` need not score again."""
+    """Returns those of current runs whose rows `--only-new` need not score again."""
     digest = setup.settings.scoring_digest
     return [run for run in runs if run.get("scoring_digest") == digest]
 

@@ -26,6 +26,7 @@ class RunPhase(enum.StrEnum):
     """How far a run came."""
 
     PUBLISHED = "published"
+    SUPERSEDED = "superseded"
     RUNNING = "running"
     COMMITTING = "committing"
     UNFINISHED = "unfinished"
@@ -45,6 +46,7 @@ class ListedRun:
         one staged so far, where an image can stand twice; and staged parts that cannot
         be read, where there are any.
       settings: Ids of model and thresholds, TTA and precision; None where unknown.
+      supersedes: The run whose scores it re-thresholds; None for any other.
       holder: The living process that works on it.
       advice: What is wrong and what to do; empty where nothing is to be done.
     """
@@ -54,6 +56,7 @@ class ListedRun:
     started: datetime.datetime | None = None
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     settings: dict[str, str] | None = None
+    supersedes: str | None = None
     holder: Holder | None = None
     advice: str = ""
 
@@ -78,7 +81,20 @@ def list_runs(output: Output) -> list[ListedRun]:
     runs = {paths.run_id: _unfinished_run(paths) for paths in staged_runs(output)}
     for path in (output.folder / "runs").glob("[!.]*.json"):
         runs[path.stem] = _published_run(path)
+    _mark_superseded(runs)
     return sorted(runs.values(), key=_age, reverse=True)
+
+
+def _mark_superseded(runs: dict[str, ListedRun]) -> None:
+    """Says of each published run that another one supersedes by which."""
+    for by in list(runs.values()):
+        parent = runs.get(by.supersedes)
+        if by.state == RunPhase.PUBLISHED and parent and parent.state == RunPhase.PUBLISHED:
+            runs[parent.run_id] = dataclasses.replace(
+                parent,
+                state=RunPhase.SUPERSEDED,
+                advice=f"Superseded by {by.run_id}: other thresholds for the same scores.",
+            )
 
 
 def _age(run: ListedRun) -> tuple:
@@ -95,6 +111,7 @@ def _published_run(path: Path) -> ListedRun:
             started=_in_utc(record["started_at"]),
             counts={name: int(record["counts"][name]) for name in _PUBLISHED_COUNTS},
             settings={name: record[name] for name in _SETTINGS},
+            supersedes=record.get("supersedes"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         return ListedRun(
@@ -145,6 +162,11 @@ def _describe(paths: RunPaths, state: RunState | None) -> ListedRun:
         f"Run the same command with --resume --run-id {run_id}, or remove _staging/{run_id}"
         " to score its images anew."
     )
+    if state.supersedes:
+        advice = (
+            f"Re-threshold {state.supersedes} by the same command again, or remove"
+            f" _staging/{run_id}."
+        )
     if paths.prepared.exists():
         phase = RunPhase.COMMITTING
         advice = (
@@ -157,6 +179,7 @@ def _describe(paths: RunPaths, state: RunState | None) -> ListedRun:
         started=_in_utc(state.started.isoformat()),
         counts=_count_staged(paths),
         settings={name: state.settings[name] for name in _SETTINGS},
+        supersedes=state.supersedes,
         advice=advice,
     )
 

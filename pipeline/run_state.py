@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.layout import Output, RunPaths, staged_runs, write_atomically
@@ -25,8 +26,10 @@ class RunState:
       digest: Of these.
       started: When it began, in UTC.
       options: Those of the last start, as `pipeline.run.ScoreOptions` has them.
-      parent_run: The run whose rejects it retries; None for any other.
+      parent_run: The run whose rejects it retries, or whose scores it re-thresholds; None for
+        any other.
       attempts: How often it was started.
+      supersedes: The run whose scores it re-thresholds; None for any other.
     """
 
     settings: dict
@@ -35,6 +38,7 @@ class RunState:
     options: dict
     parent_run: str | None
     attempts: int = 1
+    supersedes: str | None = None
 
     def write(self, paths: RunPaths) -> None:
         """Writes the state of the run at `paths`."""
@@ -117,7 +121,24 @@ def record_digest(record: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def scoring_began(record: dict) -> str:
+    """Returns when the run began that made a run's scores: its own start, if it scored them."""
+    return record.get("scoring_started_at") or record["started_at"]
+
+
 def committed_runs(output: Path) -> list[dict]:
-    """Returns the records of all published runs, oldest first."""
-    records = [read_record(path) for path in sorted((output / "runs").glob("*.json"))]
-    return sorted(records, key=lambda record: (record["started_at"], record["run_id"]))
+    """Returns the records of all published runs."""
+    return [read_record(path) for path in sorted((output / "runs").glob("*.json"))]
+
+
+def current_runs(records: Sequence[dict]) -> list[dict]:
+    """Returns the records of runs that none of them supersedes, those with the oldest scores first.
+
+    Args:
+      records: Of all published runs of one OUTPUT.
+    """
+    superseded = {record.get("supersedes") for record in records}
+    return sorted(
+        (record for record in records if record["run_id"] not in superseded),
+        key=lambda record: (scoring_began(record), record["started_at"], record["run_id"]),
+    )

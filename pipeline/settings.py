@@ -1,10 +1,13 @@
 """Everything that changes a row, so that a run is only ever resumed under the same."""
 
 import dataclasses
+import typing
 from importlib import metadata
 
 from model.bundle import short_digest
-from model.serving import ScorerSettings
+
+if typing.TYPE_CHECKING:
+    from model.serving import ScorerSettings
 
 _NOT_OF_SCORES = ("carried", "gradcam_top", "software_version")
 """What changes a row, and neither its scores nor its flags."""
@@ -54,8 +57,13 @@ class RowSettings:
         return {**dataclasses.asdict(self), "carried": list(self.carried)}
 
 
+def current_version() -> str:
+    """Returns the version of this software."""
+    return metadata.version("prescreen")
+
+
 def row_settings(
-    scorer: ScorerSettings,
+    scorer: "ScorerSettings",
     thresholds_id: str,
     *,
     redact_uris: bool,
@@ -75,7 +83,7 @@ def row_settings(
         redact_uris=redact_uris,
         carried=carried,
         gradcam_top=gradcam_top,
-        software_version=metadata.version("prescreen"),
+        software_version=current_version(),
     )
 
 

@@ -32,8 +32,10 @@ class StartRequest:
       resume: Whether to go on with an unfinished run.
       settings: Those of now.
       options: All that was asked for.
-      parent_run: The run whose rejects are retried; None for any other start.
+      parent_run: The run whose rejects are retried, or whose scores are re-thresholded; None
+        for any other start.
       started: Now, in UTC.
+      supersedes: The run whose scores are re-thresholded; None for any other start.
     """
 
     run_id: str | None
@@ -42,6 +44,12 @@ class StartRequest:
     options: dict
     parent_run: str | None
     started: datetime.datetime
+    supersedes: str | None = None
+
+    def is_of(self, state: RunState) -> bool:
+        """Returns whether it asks for what an unfinished run is."""
+        begun = (state.digest, state.parent_run, state.supersedes)
+        return begun == (self.settings.digest, self.parent_run, self.supersedes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +180,7 @@ def _choose(output: Output, request: StartRequest) -> RunPaths:
         )
     if request.run_id is None and request.resume:
         for paths, state in unfinished_runs(output):
-            if (state.digest, state.parent_run) == (request.settings.digest, request.parent_run):
+            if request.is_of(state):
                 return paths
     return output.run(request.run_id or f"r{request.started:%Y%m%dT%H%M%SZ}")
 
@@ -200,6 +208,7 @@ def _take_up(paths: RunPaths, request: StartRequest) -> RunState:
             request.started,
             request.options,
             request.parent_run,
+            supersedes=request.supersedes,
         )
     else:
         _check_resumable(paths, state, request)
@@ -213,6 +222,15 @@ def _check_resumable(paths: RunPaths, state: RunState, request: StartRequest) ->
         raise InputError(
             f"--run-id must be new in --output. Received: {paths.run_id}, which was begun and not"
             " finished. Go on with it by --resume, or choose another."
+        )
+    if state.supersedes != request.supersedes:
+        begun, now = (
+            f"to re-threshold {run}" if run else "by `prescreen score`"
+            for run in (state.supersedes, request.supersedes)
+        )
+        raise InputError(
+            f"a run must be gone on with by the command that began it. Received: {paths.run_id},"
+            f" begun {begun} and not {now}. Give that command again, or another --run-id."
         )
     if state.digest != request.settings.digest:
         difference = describe_difference(state.settings, request.settings.to_json())

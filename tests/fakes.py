@@ -17,11 +17,11 @@ from model.scorer import InferenceError, Scores
 from model.serving import ScorerSettings
 from model.thresholds import Threshold, threshold_vector
 from pipeline import scoring
-from pipeline.archive import ScoringJob
 from pipeline.commit import CommitSettings
 from pipeline.comparison import EarlierRun
 from pipeline.drawing import DrawingSettings
 from pipeline.elements import ImageFacts, LoadedImage, RejectedImage, ScoredImage
+from pipeline.job import ScoringJob
 from pipeline.layout import RunPaths
 from pipeline.manifest import CheckedManifest, ManifestRow
 from pipeline.planning import WorkPlan

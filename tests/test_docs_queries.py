@@ -1,5 +1,6 @@
 """Every query of docs/queries.md answers its question on the output of real runs."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,12 +9,15 @@ import duckdb
 import pandas as pd
 import pytest
 
-from model.bundle import demo_bundle_path
+from model.bundle import demo_bundle_path, load_bundle_info
+from model.thresholds import thresholds_to_json
 from pipeline import run, scoring
+from pipeline.rethreshold import RethresholdOptions, rethreshold_run
 from pipeline.run import ScoreOptions, score_manifest
-from tests.fakes import FakeScorer, picture, write_picture
+from tests.fakes import FakeScorer, make_thresholds, picture, write_picture
 
 _TEXT = (Path(__file__).parents[1] / "docs/queries.md").read_text(encoding="utf-8")
+_README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 _SECTIONS = {
     title: dict(reversed(re.findall(r"^```(.*?)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)))
     for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", _TEXT, re.MULTILINE | re.DOTALL)
@@ -39,7 +43,10 @@ class Opposite(FakeScorer):
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
-    """Three runs: a night, the same images by another model, and a night with a new image."""
+    """Three runs: a night, the same images by another model, and a night with a new image.
+
+    The first has its flags from other thresholds than it was scored with: a fourth run.
+    """
     folder = tmp_path_factory.mktemp("queries")
     rows = []
     for image, patient, date, labels, levels in STUDIES:
@@ -47,7 +54,8 @@ def output(tmp_path_factory):
         rows.append(f"{image},{image}.png,{patient},PA,{date},{labels}")
     rows.append("lost,lost.png,7,AP,2026-01-02,")
     header = "image_id,uri,patient_id,view_position,study_date,labels"
-    _score(folder, "night", [header, *rows], FakeScorer())
+    _score(folder, "draft", [header, *rows], FakeScorer(), thresholds=_half(folder))
+    _rethreshold(folder, "draft", "night")
     _score(folder, "other", [header, *rows], Opposite())
     write_picture(folder / "c2.png", picture({"Mass": 250}))
     new = "c2,c2.png,9,PA,2026-04-09,Mass"
@@ -69,6 +77,26 @@ def _score(folder, run_id, lines, scorer, **options):
                 reject_limit=1.0,
                 **options,
             ),
+            lambda event, **facts: None,
+        )
+
+
+def _half(folder):
+    path = folder / "half.json"
+    content = {"tta": "none", "findings": thresholds_to_json(make_thresholds(0.25))}
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def _rethreshold(folder, parent, run_id):
+    values = load_bundle_info(demo_bundle_path()).thresholds["none"]
+    path = folder / "bundle.json"
+    path.write_text(json.dumps({"tta": "none", "findings": thresholds_to_json(values)}))
+    record = folder / f"out/runs/{parent}.json"
+    with pytest.MonkeyPatch.context() as patch:
+        FakeScorer().install(patch)
+        rethreshold_run(
+            RethresholdOptions(str(record), str(path), run_id=run_id, no_report=True),
             lambda event, **facts: None,
         )
 
@@ -123,6 +151,19 @@ def test_query_gives_the_same_answer_in_duckdb_and_pandas(title, output, databas
 
 def _as_date(value):
     return value.date() if isinstance(value, pd.Timestamp) else value
+
+
+def test_views_leave_out_a_run_that_another_supersedes(output, database, tables):
+    expected = [("later",), ("night",), ("other",)]
+    for table in ("scores", "runs"):
+        query = f"SELECT DISTINCT run_id FROM {table} ORDER BY run_id"
+        assert database.execute(query).fetchall() == expected
+        assert sorted(set(tables[table]["run_id"])) == [run_id for (run_id,) in expected]
+    (newest,) = re.findall(
+        r"^SELECT \* FROM read_parquet.*?= 1$", _README, re.MULTILINE | re.DOTALL
+    )
+    found = database.execute(newest.replace("/results", str(output))).df()
+    assert set(found["run_id"]) == {"later", "other"} and found["image_id"].is_unique
 
 
 def test_query_of_prevalence_counts_the_flags_of_each_night(output, database):

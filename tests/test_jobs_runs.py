@@ -81,6 +81,7 @@ def test_runs_json_says_all_that_is_known(output):
         "started_at": at(1).isoformat(),
         "counts": {"scored": 1200, "rejected": 3, "skipped": 0, "flagged": 900},
         "settings": SETTINGS,
+        "supersedes": None,
         "holder": None,
         "advice": "",
     }
@@ -90,6 +91,7 @@ def test_runs_json_says_all_that_is_known(output):
         "started_at": at(3).isoformat(),
         "counts": {"scored": 600, "rejected": 0},
         "settings": SETTINGS,
+        "supersedes": None,
         "holder": None,
         "advice": "Run the same command with --resume --run-id night-3, or remove"
         " _staging/night-3 to score its images anew.",

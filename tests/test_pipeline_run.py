@@ -479,9 +479,9 @@ def test_score_manifest_only_new_published_file_is_gone_is_an_error(archive):
     with pytest.raises(InputError) as caught:
         archive.score(run_id="second", only_new=True)
     assert str(caught.value) == (
-        "published runs must be as they were published for --only-new and --retry-rejects."
-        " Received: run first, with scores/run_id=first/part-00000.parquet missing or changed."
-        " See `prescreen verify`; restore it, or remove that run's record."
+        "published runs must be as they were published for --only-new, --retry-rejects and"
+        " rethreshold. Received: run first, with scores/run_id=first/part-00000.parquet missing or"
+        " changed. See `prescreen verify`; restore it, or remove that run's record."
     )
     assert not (archive.output / "_staging" / "second").exists()
 
