@@ -8,7 +8,7 @@ import click
 from jobs.command import Command
 from jobs.logs import load_tensorflow
 from jobs.options import log_json_option, quiet_option
-from jobs.score import ReviewBudget
+from jobs.score_options import ReviewBudget
 
 
 @click.command("rethreshold", cls=Command)
