@@ -1,8 +1,8 @@
 """The command line as a whole: help, version, errors and exit codes."""
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -21,16 +21,17 @@ def _commands():
 
 
 def test_help_answers_in_under_half_a_second():
-    times = []
+    times_s = []
     for _ in range(3):
-        start = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "-m", "jobs", "--help"]
         result = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
-        times.append(time.monotonic() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert result.returncode == 0
         assert result.stdout.startswith("Usage: prescreen")
-    # The best of three: this is about what is imported, not about a busy machine.
-    assert min(times) < 0.5
+    # Of a core, which it waits for where other tests run; the best of three.
+    assert min(times_s) < 0.5
 
 
 @pytest.mark.parametrize(("name", "command"), _commands(), ids=lambda value: str(value))
