@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -83,7 +84,10 @@ def serve(app, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=1
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    # A page that is still open waits for news; that it is cut off at the end is no error.
+    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
+    server.run(sockets=[listener])
 
 
 def _check_extra() -> None:

@@ -110,6 +110,27 @@ def test_old_uploads_are_removed_and_young_ones_kept(tmp_path):
     assert (tmp_path / "young" / "image").exists()
 
 
+def test_web_ends_quietly_while_a_page_is_open(gradio, fake_network, monkeypatch, capfd, caplog):
+    def end_when_open(listener):
+        with urllib.request.urlopen(f"{web._url(listener)}gradio_api/heartbeat/s") as stream:
+            stream.readline()
+            os.kill(os.getpid(), signal.SIGTERM)
+            stream.read()
+
+    serve = web.serve
+
+    def serve_a_page(app, listener):
+        threading.Thread(target=end_when_open, args=(listener,), daemon=True).start()
+        serve(app, listener)
+
+    monkeypatch.setattr(web, "serve", serve_a_page)
+    monkeypatch.setattr("jobs.web_view.draw_samples", list)
+    assert web.web_command.main(["--port", "0"], standalone_mode=False) is None
+    said = capfd.readouterr().err
+    assert said.startswith("Open http://127.0.0.1:") and said.endswith("ends it.\nStopped.\n")
+    assert [record.getMessage() for record in caplog.records if "uvicorn" in record.name] == []
+
+
 # The page
 
 
