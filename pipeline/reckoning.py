@@ -110,8 +110,8 @@ def reckon(
     begun, small, large = measured.begun, measured.small, measured.large
     score = _line(small, large, "images", lambda run: run.seconds("score"))
     draw = _line(small, large, "drawn", lambda run: run.seconds("draw"))
-    image_s = score.each
-    if options.score.workers == 1 or not image_s:
+    image_s = score.each if measured.steady_s is None else measured.steady_s
+    if measured.steady_s is None or not image_s:
         # No faster than files come that were not read before; the job found them in memory.
         image_s = max(image_s, 1 / measured.decode)
     steps = {

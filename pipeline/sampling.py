@@ -96,6 +96,8 @@ class Measured:
       begun: The run of a process that had just begun.
       small, large: Two runs of one that was warm, of fewer and of more images.
       rejected_by_reason: Of the distinct images.
+      steady_s: Seconds an image once all of several workers are at work; None where there is
+        one. They begin with each run, and that takes longer than a sample.
     """
 
     decode: float
@@ -105,6 +107,7 @@ class Measured:
     small: SampleRun
     large: SampleRun
     rejected_by_reason: dict[str, int]
+    steady_s: float | None = None
 
 
 def sample_size(options: ScoreOptions) -> tuple[int, int]:
@@ -190,7 +193,28 @@ def measure_sample(
         small=runs[-2],
         large=runs[-1],
         rejected_by_reason=dict(reasons.most_common()),
+        steady_s=_steady_s(runs[-1], small) if setup.options.workers > 1 else None,
     )
+
+
+def steady_pace(times_s: Sequence[float], first: int) -> float:
+    """Returns the seconds an image after the first ones.
+
+    Args:
+      times_s: When each was scored.
+      first: How many are scored before all workers are at work; never more than half.
+    """
+    times_s = sorted(times_s)
+    first = max(1, min(first, len(times_s) // 2))
+    later = len(times_s) - first
+    return (times_s[-1] - times_s[first - 1]) / later if later else 0.0
+
+
+def _steady_s(run: SampleRun, first: int) -> float:
+    folder = RunPaths(run.folder, _RUN_ID).published("scores")
+    parts = [pq.ParquetFile(part).read(["scored_at"]) for part in staged_parts(folder)]
+    times = pa.concat_tables(parts)["scored_at"].to_pylist()
+    return steady_pace([time.timestamp() for time in times], first)
 
 
 def _batch_size(options: ScoreOptions) -> int:

@@ -146,10 +146,12 @@ def test_reckon_reads_that_are_slower_than_the_job_set_the_pace():
     assert found["rates"]["bottleneck"] == "decode"
 
 
-def test_reckon_workers_are_not_held_up_by_what_one_process_decodes():
-    found = reckoned(found=measured(decode=10.0), workers=2)
+def test_reckon_workers_take_the_pace_that_they_have_once_they_are_at_work():
+    found = reckoned(found=measured(decode=10.0, steady_s=0.02), workers=2)
 
-    assert found["rates"]["score"] == pytest.approx(25.0)
+    assert found["rates"]["score"] == pytest.approx(50.0)
+    # 3.0 s of the run that began, less its 20 images.
+    assert found["seconds"]["score"] == pytest.approx(2.6 + 1000 * 0.02)
 
 
 def test_reckon_beside_an_accelerator_takes_what_was_measured():

@@ -7,7 +7,7 @@ import pytest
 from pipeline import sampling
 from pipeline.manifest import check_manifest
 from pipeline.run import ScoreOptions
-from pipeline.sampling import choose_sample, sample_size
+from pipeline.sampling import choose_sample, sample_size, steady_pace
 
 
 def sampled(folder, uris, size):
@@ -66,3 +66,17 @@ def test_sample_size_on_a_cpu_is_some_batches_of_each_worker(monkeypatch, given,
 def test_sample_size_on_a_gpu_is_some_of_its_batches(monkeypatch):
     monkeypatch.setattr(sampling, "prepare_gpus", lambda: True)
     assert sample_size(ScoreOptions("m", "o", "b", batch_size=256)) == (256, 1024)
+
+
+@pytest.mark.parametrize(
+    ("times", "first", "expected"),
+    [
+        ([9.0, 9.0, 10.0, 12.0, 14.0, 16.0], 2, 7 / 4),
+        ([14.0, 9.0, 16.0, 9.0, 12.0, 10.0], 2, 7 / 4),
+        ([1.0, 3.0, 4.0, 6.0], 9, 3 / 2),
+        ([5.0], 4, 0.0),
+    ],
+    ids=["in order", "in any order", "more than half", "one"],
+)
+def test_steady_pace_leaves_out_what_was_scored_first(times, first, expected):
+    assert steady_pace(times, first) == pytest.approx(expected)
