@@ -43,7 +43,7 @@ class Archive:
             "manifest": str(self.folder / "manifest.csv"),
             "output": self.output,
             "bundle": demo_bundle_path(),
-            "gradcam_top": 2,
+            "gradcam_top": 1,
             "reject_limit": 1.0,
             "no_report": True,
         }
