@@ -20,6 +20,9 @@ from schemas.tables import manifest_schema, scores_schema
 _ROWS_A_PART = 16 * 1024
 """Rows in memory at once: with all 14 findings flagged their maps take 45 MB."""
 
+_IN_PASSING = {"compression": "lz4", "use_dictionary": False}
+"""How parts are written that are read once: half the time of what is published, more disk."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Restaged:
@@ -91,7 +94,7 @@ def restage(
         for number, table in enumerate(_batches(paths, parent, "scores")):
             table = table.cast(scores_schema(carried))
             new = reflag(table, vector, thresholds_id)
-            pq.write_table(new.table, part_of(paths, number), compression="zstd")
+            pq.write_table(new.table, part_of(paths, number), **_IN_PASSING)
             counts.update(new.counts)
             without = missing_maps(new.table)
             if len(without):

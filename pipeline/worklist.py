@@ -53,7 +53,8 @@ def write_worklist(
       metadata: Stored in the Parquet file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    score_of = ", ".join(f"'{f}': \"{score_column(f)}\"" for f in FINDINGS)
+    # No MAP: one of columns is made anew for each row, which takes 40 times as long.
+    score_of = " ".join(f"WHEN '{f}' THEN \"{score_column(f)}\"" for f in FINDINGS)
     threshold_of = ", ".join(f"'{f}': {thresholds[f].threshold!r}::DOUBLE" for f in thresholds)
     tier_of = ", ".join(f"'{f}': {tier}" for f, tier in ranking.urgency.items())
     order = "urgency, abnormality DESC" if ranking.urgent_first else "abnormality DESC"
@@ -61,7 +62,7 @@ def write_worklist(
         "SELECT image_id, abnormality,"
         f" list_min(list_transform(findings, lambda _name: MAP {{{tier_of}}}[_name])) AS urgency,"
         " findings,"
-        f" list_transform(findings, lambda _name: MAP {{{score_of}}}[_name]) AS scores,"
+        f" list_transform(findings, lambda _name: CASE _name {score_of} END) AS scores,"
         f" list_transform(findings, lambda _name: MAP {{{threshold_of}}}[_name]) AS thresholds,"
         " list_transform(cams, lambda _cam: _cam.overlay) AS overlays, uri"
         " FROM read_parquet(?, hive_partitioning=false) WHERE flagged"

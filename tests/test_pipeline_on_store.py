@@ -18,19 +18,29 @@ from model.object_store import ObjectFolder, StoredObject
 from model.reading import FileVersion
 from model.score_files import read_scores
 from model.serving import ScorerSettings
+from model.thresholds import thresholds_to_json
 from pipeline import publishing, run, scoring, staging
 from pipeline.archive import share_bundle
 from pipeline.layout import RunPaths
 from pipeline.listing import list_images
-from pipeline.mirror import OutputError
+from pipeline.mirror import OutputError, published_run
 from pipeline.reporting import report_run
+from pipeline.rethreshold import RethresholdOptions, rethreshold_run
 from pipeline.run import RunFailedError, ScoreOptions, score_manifest
 from pipeline.source import read_source, source_version
 from pipeline.stopping import STOP
 from pipeline.store_lock import StoreLock
+from pipeline.verification import verify_run
 from schemas.errors import InputError
 from schemas.rejects import ImageError, Reason
-from tests.fakes import MODEL_ID, FakeScorer, read_rows, varied_picture, write_picture
+from tests.fakes import (
+    MODEL_ID,
+    FakeScorer,
+    make_thresholds,
+    read_rows,
+    varied_picture,
+    write_picture,
+)
 from tests.gcs import BUCKET
 
 IMAGES = 20
@@ -86,13 +96,13 @@ def names(prefix=""):
     return [found.name for found in ObjectFolder(OUTPUT).objects(prefix)]
 
 
-def rows(record, table="scores"):
+def rows(record, table="scores", folder=OUTPUT):
     """Returns the rows of a run by id, as one who follows its record reads them."""
     files = [file["path"] for file in record["files"] if file["path"].startswith(table)]
     found = [
         row
         for file in files
-        for row in pq.read_table(pa.BufferReader(ObjectFolder(OUTPUT).read(file))).to_pylist()
+        for row in pq.read_table(pa.BufferReader(ObjectFolder(folder).read(file))).to_pylist()
     ]
     return {row["image_id"]: row for row in found}
 
@@ -184,6 +194,24 @@ def test_runs_of_the_store_are_found_by_their_id_by_only_new_and_by_retry_reject
     assert sorted(rows(retried, "rejects")) == ["manifest.csv"]
     with pytest.raises(InputError, match="--retry-rejects must be the record of a run in --output"):
         score(run_id="other", retry_rejects=f"{ROOT}/elsewhere/runs/night.json")
+
+
+def test_run_on_a_store_has_new_thresholds_as_a_fresh_one_would(store, tmp_path):
+    score()
+    values = thresholds_to_json(make_thresholds(0.85))
+    values["Hernia"] = thresholds_to_json(make_thresholds(0.1))["Hernia"]
+    thresholds = tmp_path / "thresholds.json"
+    thresholds.write_text(json.dumps({"tta": "none", "findings": values}))
+    options = RethresholdOptions(f"{OUTPUT}/runs/night.json", str(thresholds), run_id="new")
+    record = rethreshold_run(options, lambda event, **facts: None)
+    fresh = score(run_id="new", output=f"{ROOT}/fresh", thresholds=str(thresholds))
+    assert record["counts"]["maps_computed"] > 0 and record["counts"]["overlays"] > 0
+    assert comparable(rows(record)) == comparable(rows(fresh, folder=f"{ROOT}/fresh"))
+    files = [file["path"] for file in record["files"]]
+    assert names("gradcam/run_id=new") == sorted(name for name in files if "gradcam" in name)
+    assert names("_staging") == []
+    with published_run(f"{OUTPUT}/runs/new.json") as path:
+        assert verify_run(path).problems == []
 
 
 def test_report_of_a_run_on_a_store_is_the_one_it_published(store, tmp_path):

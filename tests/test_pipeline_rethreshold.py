@@ -310,6 +310,8 @@ def test_rethreshold_run_map_of_an_image_that_is_gone_or_changed_is_nan_and_coun
     assert (row["findings"], row["flagged"]) == (["Hernia"], True)
     assert np.isnan(grids(row)["Hernia"]).all() and row["cams"][0]["overlay"] is None
     assert archive.problems() == []
+    if instead is not None:
+        return
     # The file is back: whoever re-thresholds the child computes it after all.
     lower = write_thresholds(archive.folder / "lower.json", **CHANGED | {"Mass": 0.45})
     record = archive.rethreshold(lower, of="child", run_id="grandchild")
