@@ -59,9 +59,10 @@ def decode_dicom(data: bytes) -> Image.Image:
     """
     try:
         # An extra, and half a second to import: only where there is a DICOM file.
+        from model.dicom_format import read_pixel_format
         from model.dicom_grey import to_grey
         from model.dicom_header import read_dicom
-        from model.dicom_pixels import read_cells, read_pixel_format
+        from model.dicom_pixels import read_cells
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("pydicom", "imagecodecs"):
             raise

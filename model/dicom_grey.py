@@ -25,8 +25,8 @@ entry the high byte counts. Modality and VOI steps are none of colour.
 import numpy as np
 from PIL import Image
 
+from model.dicom_format import PixelFormat
 from model.dicom_header import Elements, invalid
-from model.dicom_pixels import PixelFormat
 
 _BLOCK = 1 << 17
 """Pixels looked up at once: NumPy makes an index of 8 bytes of each."""

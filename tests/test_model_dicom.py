@@ -274,6 +274,17 @@ def test_decode_dicom_padding_of_signed_pixels_is_taken_for_signed():
         assert grey_of(data).tolist() == [[0, 120, 255]]
 
 
+def test_decode_big_endian_bytes_in_words_are_swapped():
+    odd = SMALL[8:11, 8:11]
+    assert len(np.unique(odd)) > 4
+    swapped = np.frombuffer(odd.tobytes() + b"\0", ">u2").astype("<u2").tobytes()
+    data = dicom_file(odd, uid.ExplicitVRBigEndian, PixelData=swapped)
+    data = data.replace(b"\x7f\xe0\0\x10OB", b"\x7f\xe0\0\x10OW")
+    assert np.array_equal(grey_of(data), odd)
+    unpadded = data[:-14] + struct.pack(">L", 9) + data[-10:-1]
+    assert reject_of(unpadded).reason is Reason.TRUNCATED
+
+
 # Colour
 
 RGB = np.dstack([SMALL, SMALL[::-1], SMALL[:, ::-1]])
@@ -588,7 +599,7 @@ def test_decode_dicom_of_a_bomb_is_refused_before_it_takes_memory(monkeypatch):
     def forbidden(*_):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(dicom_pixels, "_CODECS", dict.fromkeys(dicom_pixels._CODECS, forbidden))
+    monkeypatch.setattr(dicom_pixels, "decode_codestream", forbidden)
     huge = dicom_file(SMALL, uid.JPEG2000Lossless, Rows=8001, Columns=8000)
     assert reject_of(huge).reason is Reason.TOO_MANY_PIXELS
     monkeypatch.undo()
@@ -687,8 +698,11 @@ def test_decode_one_image_of_pydicom_in_seven_syntaxes_gives_the_same(name):
 def test_decode_colour_bars_of_pydicom_gives_the_luma_whatever_holds_them():
     expected = grey_of((TEST_FILES / "SC_rgb_rle.dcm").read_bytes())
     for path in TEST_FILES.glob("SC_rgb_*.dcm"):
-        if PYDICOM_FILES[path.stem] == "read" and pydicom.dcmread(path).Rows == 100:
-            difference = np.abs(grey_of(path.read_bytes()) - expected)
+        if PYDICOM_FILES[path.stem] != "read":
+            continue
+        grey = grey_of(path.read_bytes())
+        if grey.shape == expected.shape:  # the others are other pictures
+            difference = np.abs(grey - expected)
             assert np.median(difference) <= 1, path.stem
             assert difference.mean() < 2, path.stem
 

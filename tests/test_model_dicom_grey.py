@@ -11,9 +11,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.tag import Tag
 
+from model.dicom_format import PixelFormat
 from model.dicom_grey import grey_table, to_grey, window_levels
 from model.dicom_header import Elements
-from model.dicom_pixels import PixelFormat
 from schemas.rejects import ImageError, Reason
 
 many = settings(deadline=None, max_examples=100)
