@@ -353,8 +353,12 @@ def _published_already(setup: _Setup, finished: Iterable[dict]) -> dict | None:
     if run_id is not None:
         path = setup.output.run(run_id).record
         finished = [read_record(path)] if path.exists() else []
-    wanted = (setup.settings.digest, setup.request.parent_run)
-    same = [run for run in finished if (run.get("settings_digest"), run["parent_run"]) == wanted]
+    wanted = (setup.settings.digest, setup.request.parent_run, None)
+    same = [
+        run
+        for run in finished
+        if (run.get("settings_digest"), run["parent_run"], run.get("supersedes")) == wanted
+    ]
     if not same:
         return None
     with tempfile.TemporaryDirectory() as folder:
