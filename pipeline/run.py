@@ -367,8 +367,12 @@ def published_already(setup: Setup, finished: Iterable[dict]) -> dict | None:
         path = setup.output.run(run_id).record
         finished = [read_record(path)] if path.exists() else finished
         finished = [run for run in finished if run["run_id"] == run_id]
-    wanted = (setup.settings.digest, setup.request.parent_run)
-    same = [run for run in finished if (run.get("settings_digest"), run["parent_run"]) == wanted]
+    wanted = (setup.settings.digest, setup.request.parent_run, None)
+    same = [
+        run
+        for run in finished
+        if (run.get("settings_digest"), run["parent_run"], run.get("supersedes")) == wanted
+    ]
     if not same:
         return None
     with tempfile.TemporaryDirectory() as folder:
