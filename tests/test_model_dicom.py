@@ -26,6 +26,7 @@ from model.preprocessing import prepare
 from schemas.rejects import ImageError, Reason
 from scripts.dicom_files import CANARY, dicom_file, lookup_table
 from scripts.png_files import png_file
+from tests.bad_files import image_file
 
 GREY = draw_phantom(3, 0, 240).pixels[:, :200]
 SMALL = GREY[::8, :192:8].copy()
@@ -809,3 +810,19 @@ def test_dicom_limit_is_that_of_other_images(monkeypatch):
     assert decode_grey(dicom_file(SMALL)).width == SMALL.shape[1]
     monkeypatch.setattr(decoding, "MAX_PIXELS", SMALL.size - 1)
     assert reject_of(dicom_file(SMALL)).reason is Reason.TOO_MANY_PIXELS
+
+
+def test_decode_dicom_of_a_uid_that_is_none_warns_of_nothing():
+    names = (b"1.2.840.10008.1.2.4.70", b"1.2.840'10008.1.2.4.70")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert str(reject_of(LOSSLESS.replace(*names))) == (
+            "unsupported_transfer_syntax: a transfer syntax not known"
+        )
+
+
+def test_decode_dicom_called_rgb_whose_jpeg_says_ybr_gives_its_luma():
+    jpeg = image_file(Image.fromarray(RGB), "JPEG", quality=98, subsampling=0)
+    assert jpeg[6:10] == b"JFIF"
+    data = dicom_file(RGB, uid.JPEGBaseline8Bit, PixelData=pydicom.encaps.encapsulate([jpeg]))
+    assert np.abs(grey_of(data) - LUMA).max() <= 4
