@@ -99,8 +99,7 @@ class Scorer:
         self._batch_limit: int | None = None
         network = fold_batch_norms(network)
         set_precision(network, precision)
-        self._single = freeze(_single_view(network))
-        self._further = None if tta_mode == "none" else freeze(_further_views(network))
+        self._graph = freeze(_single_view(network))
 
     def score(self, images: np.ndarray) -> Scores:
         """Returns the scores of a batch of any size.
@@ -119,12 +118,15 @@ class Scorer:
                 f"images must be uint8 (batch, {size}, {size})."
                 f" Received: dtype={images.dtype}, shape={images.shape}."
             )
-        scores, cams = self._in_memory(self._single, images)
+        scores, cams = self._in_memory(images)
         views = np.ones(len(images), np.int8)
         second_look = self._second_look(scores)
         if len(second_look):
-            (further,) = self._in_memory(self._further, images[second_look])
-            scores[second_look] = (scores[second_look] + further) / len(VIEWS)
+            # One after the other, by the same graph: its maps of these are thrown away, which
+            # costs less than tracing the network again without them.
+            for view in tta.further_views(images[second_look]):
+                scores[second_look] += self._in_memory(np.asarray(view))[0]
+            scores[second_look] /= len(VIEWS)
             views[second_look] = len(VIEWS)
         return Scores(scores, cams, views)
 
@@ -135,13 +137,13 @@ class Scorer:
             return np.arange(len(scores))
         return np.flatnonzero(self._borderline.selects(scores))
 
-    def _in_memory(self, graph: Callable, images: np.ndarray) -> list[np.ndarray]:
-        """Runs `graph` in pieces that fit in memory, and remembers what fits."""
+    def _in_memory(self, images: np.ndarray) -> list[np.ndarray]:
+        """Returns scores and maps, computed in pieces that fit in memory; remembers what fits."""
         pieces, start = [], 0
         while start < len(images):
             piece = images[start : start + (self._batch_limit or len(images))]
             try:
-                pieces.append(self._run(graph, piece))
+                pieces.append(self._run(piece))
             except tf.errors.ResourceExhaustedError as error:
                 if len(piece) == 1:
                     raise MemoryError("one image does not fit in the device's memory") from error
@@ -153,11 +155,11 @@ class Scorer:
             start += len(piece)
         return [np.concatenate(part) for part in zip(*pieces, strict=True)]
 
-    def _run(self, graph: Callable, images: np.ndarray) -> list[np.ndarray]:
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
         count = len(images)
         if self._on_gpu:
             images = pad_to_power_of_two(images)
-        return [output.numpy()[:count] for output in graph(tf.constant(images))]
+        return [output.numpy()[:count] for output in self._graph(tf.constant(images))]
 
 
 def pad_to_power_of_two(images: np.ndarray) -> np.ndarray:
@@ -179,13 +181,6 @@ def _single_view(network: keras.Model) -> Callable:
         return [outputs["scores"], gradcam.activation_maps(network, outputs)]
 
     return single_view
-
-
-def _further_views(network: keras.Model) -> Callable:
-    def further_views(images):
-        return [sum(network(view, training=False) for view in tta.further_views(images))]
-
-    return further_views
 
 
 def freeze(function: Callable) -> Callable:

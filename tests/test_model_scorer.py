@@ -102,7 +102,7 @@ def _graph_with_room_for(limit, sizes, whole):
 
 def test_score_out_of_memory_halves_the_batch_and_remembers(demo_scorer, squares, monkeypatch):
     scorer, sizes = copy.copy(demo_scorer), []  # it remembers
-    monkeypatch.setattr(scorer, "_single", _graph_with_room_for(5, sizes, scorer._single))
+    monkeypatch.setattr(scorer, "_graph", _graph_with_room_for(5, sizes, scorer._graph))
     first = scorer.score(squares[:16]).scores
     assert sizes == [16, 8, 4, 4, 4, 4]
     scorer.score(squares[:16])
@@ -112,7 +112,7 @@ def test_score_out_of_memory_halves_the_batch_and_remembers(demo_scorer, squares
 
 def test_score_not_even_one_image_fits_raises_memory_error(demo_scorer, squares, monkeypatch):
     scorer = copy.copy(demo_scorer)
-    monkeypatch.setattr(scorer, "_single", _graph_with_room_for(0, [], scorer._single))
+    monkeypatch.setattr(scorer, "_graph", _graph_with_room_for(0, [], scorer._graph))
     with pytest.raises(MemoryError, match="one image does not fit"):
         scorer.score(squares[:4])
 
@@ -122,7 +122,7 @@ def test_score_tensorflow_fails_raises_inference_error(demo_scorer, squares, mon
         raise tf.errors.InternalError(None, None, "broken")
 
     scorer = copy.copy(demo_scorer)
-    monkeypatch.setattr(scorer, "_single", fails)
+    monkeypatch.setattr(scorer, "_graph", fails)
     with pytest.raises(InferenceError, match="InternalError"):
         scorer.score(squares[:2])
 
