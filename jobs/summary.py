@@ -2,6 +2,7 @@
 
 from pipeline.run import HandedOver
 from pipeline.runner import Handover
+from schemas.quality import Gate
 
 
 def summarise(record: dict, output: str) -> str:
@@ -29,6 +30,8 @@ def summarise(record: dict, output: str) -> str:
         f"  Drawn: {counts['overlays']} overlays of {counts['drawn']} images"
         " (attention, not localisation)."
     )
+    if counts["with_quality_code"]:
+        lines.append(f"  Quality: {_quality(record)}.")
     if drift := record.get("drift"):
         lines.append(f"  Drift against {drift['against']}: {_drift(drift)}.")
     lines.append(
@@ -80,6 +83,15 @@ def _drift(drift: dict) -> str:
         return "not compared, too few images"
     alarms = [f"{alarm['name']} ({alarm['statistic']})" for alarm in drift["alarms"]]
     return ", ".join(alarms) or "none beyond normal variation"
+
+
+def _quality(record: dict) -> str:
+    counts = record["counts"]
+    codes = ", ".join(f"{code} {images}" for code, images in counts["quality"].items())
+    text = f"{counts['with_quality_code']} images carry a quality code: {codes}"
+    if counts["gated"] and record["options"]["gate"] == Gate.FLAG:
+        text += f"; {counts['gated']} of them rank behind all others"
+    return text
 
 
 def _flagged(record: dict) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from model.bundle import BUNDLE_FILES
+from model.bundle import bundle_files
 from model.calibration import Calibration
 from model.object_store import SCHEME
 from model.serving import ScorerSettings
 from model.thresholds import Thresholds
 from pipeline import images, scoring
-from pipeline.images import READS_RETRIED, LoadImages
+from pipeline.images import READS_RETRIED, Checks, LoadImages
 from pipeline.layout import TABLES, RunPaths
 from pipeline.manifest import CheckedManifest, read_row_group
 from pipeline.mirror import send
@@ -25,7 +25,8 @@ from pipeline.sharding import in_shards
 from pipeline.staging import StageRows
 from pipeline.stopping import STOP
 from pipeline.workers import ALONE, Workers, hand_out
-from schemas.tables import REJECTS_SCHEMA, scores_schema
+from schemas.quality import Gate
+from schemas.tables import REJECTS_SCHEMA, VIEW_POSITION, scores_schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ScoringJob:
       batch_size: Images a batch.
       decode_threads: Images that a worker decodes at once.
       redact_uris: Whether uris are kept out of the rows.
+      gate: What becomes of an image whose scores are not to be believed.
     """
 
     paths: RunPaths
@@ -55,6 +57,14 @@ class ScoringJob:
     batch_size: int
     decode_threads: int
     redact_uris: bool
+    gate: Gate = Gate.FLAG
+
+    @property
+    def checks(self) -> Checks:
+        """How images are judged."""
+        carried = self.manifest.carried
+        view_at = carried.index(VIEW_POSITION) if VIEW_POSITION in carried else None
+        return Checks(view_at, rejects=self.gate == Gate.REJECT)
 
 
 def share_bundle(paths: RunPaths, scorer: ScorerSettings) -> ScorerSettings:
@@ -65,7 +75,8 @@ def share_bundle(paths: RunPaths, scorer: ScorerSettings) -> ScorerSettings:
     if paths.store is None or scorer.bundle.startswith(SCHEME):
         return scorer
     folder, local = paths.staging / "bundle", Path(scorer.bundle)
-    paths.store.upload((local / name, paths.name_of(folder / name)) for name in BUNDLE_FILES)
+    names = bundle_files(scorer.bundle)
+    paths.store.upload((local / name, paths.name_of(folder / name)) for name in names)
     return dataclasses.replace(scorer, bundle=paths.shared(folder))
 
 
@@ -111,9 +122,12 @@ class ScoreRows(beam.PTransform):
         job = self._job
         scores, rejects = (job.paths.shared(job.paths.parts(table)) for table in TABLES)
         # While the network is busy with one batch, the threads fill the next.
-        load = LoadImages(threads=job.decode_threads, read_ahead=2 * job.batch_size)
+        load = LoadImages(
+            threads=job.decode_threads, read_ahead=2 * job.batch_size, checks=job.checks
+        )
         loaded = rows | load
-        scored = loaded[images.LOADED] | ScoreImages(job.scorer, job.batch_size)
+        score = ScoreImages(job.scorer, job.batch_size, job.checks.rejects)
+        scored = loaded[images.LOADED] | score
         carried = job.manifest.carried
         (
             scored[scoring.SCORED]

@@ -16,6 +16,10 @@ PUBLISHED = {
         *("zero_dimension", "too_many_pixels", "animated", "decode_timeout"),
     ],
     Stage.INFER: ["non_finite_score", "inference_error"],
+    Stage.GATE: [
+        *("blank", "low_contrast", "clipped", "inverted_suspect", "lateral"),
+        "far_from_training",
+    ],
 }
 
 
