@@ -17,7 +17,7 @@ _LOW_CONTRAST_RANGE = 40
 """Grey levels between the darkest and the brightest hundredth, or twentieth, of the pixels."""
 
 _WHITE, _BLACK = 254, 1
-_MOST_WHITE, _MOST_BLACK = 0.05, 0.6
+_MOST_WHITE, _MOST_BLACK = 0.02, 0.6
 """Shares of the image, within its frame, that may be as white or as black as this."""
 
 _FRAME_RANGE = 16
