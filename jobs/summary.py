@@ -30,7 +30,7 @@ def summarise(record: dict, output: str) -> str:
         f"  Drawn: {counts['overlays']} overlays of {counts['drawn']} images"
         " (attention, not localisation)."
     )
-    if counts["with_quality_code"]:
+    if counts.get("with_quality_code"):
         lines.append(f"  Quality: {_quality(record)}.")
     if drift := record.get("drift"):
         lines.append(f"  Drift against {drift['against']}: {_drift(drift)}.")
@@ -89,7 +89,7 @@ def _quality(record: dict) -> str:
     counts = record["counts"]
     codes = ", ".join(f"{code} {images}" for code, images in counts["quality"].items())
     text = f"{counts['with_quality_code']} images carry a quality code: {codes}"
-    if counts["gated"] and record["options"]["gate"] == Gate.FLAG:
+    if counts["gated"] and record["options"].get("gate") == Gate.FLAG:
         text += f"; {counts['gated']} of them rank behind all others"
     return text
 

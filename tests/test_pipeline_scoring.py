@@ -251,7 +251,7 @@ def test_load_scorer_same_settings_load_the_network_once(made):
     first = load_scorer(SETTINGS)
     again = load_scorer(ScorerSettings("bundle", "0123456789ab", "float32", "none"))
     assert again is first
-    expected = {"precision": "float32", "tta_mode": "none", "borderline": None}
+    expected = {"precision": "float32", "tta_mode": "none", "borderline": None, "distance": None}
     assert made == [("network of bundle", expected)]
 
 
