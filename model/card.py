@@ -202,7 +202,7 @@ def _distance(reference: "FeatureReference | None") -> list[str]:
         return [f"{NOT_MEASURED.capitalize()}: images unlike the training data are not told."]
     rows = [(f"{float(name):.1%}", f"{value:.1f}") for name, value in reference.quantiles.items()]
     return [
-        "Mahalanobis distance of the pooled features, with a covariance shrunk by"
+        "Mahalanobis distance of the pooled features, of length 1, with a covariance shrunk by"
         f" {reference.shrinkage:.3f} (Ledoit and Wolf 2004), fitted on"
         f" {reference.fitted_on_images} images of the training part. An image beyond the last"
         " of these has the quality code `far_from_training`. One that is nearer may still be"

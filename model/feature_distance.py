@@ -1,7 +1,8 @@
 """How far an image lies from those that a network was trained on.
 
-The Mahalanobis distance of its pooled features: from the mean of the training images, in units
-of how much these scatter in that direction.
+The Mahalanobis distance of its pooled features, divided by their length: from the mean of the
+training images, in units of how much these scatter in that direction. Undivided, features of an
+image with many findings are as far as those of another kind of image.
 
 Reference: Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution
 Samples and Adversarial Attacks", https://arxiv.org/abs/1807.03888, with one mean for all.
@@ -33,9 +34,9 @@ class FeatureDistance:
     """Measures distances; what `features.npz` holds.
 
     Attributes:
-      mean: float32 `(1280,)`.
-      whitening: float32 `(1280, 1280)`, upper triangular: features less the mean, times it,
-        have the covariance 1.
+      mean: float32 `(1280,)`, of features of length 1.
+      whitening: float32 `(1280, 1280)`, upper triangular: such features less the mean, times
+        it, have the covariance 1.
     """
 
     mean: np.ndarray
@@ -43,8 +44,14 @@ class FeatureDistance:
 
     def of(self, features: np.ndarray) -> np.ndarray:
         """Returns float64 `(images,)`, the distances of features `(images, 1280)`."""
-        centred = features.astype(np.float64) - self.mean
+        centred = of_length_1(features) - self.mean
         return np.linalg.norm(centred @ self.whitening.astype(np.float64), axis=1)
+
+
+def of_length_1(features: np.ndarray) -> np.ndarray:
+    """Returns float64 `(images, 1280)`, each row divided by its Euclidean length."""
+    features = features.astype(np.float64)
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True)

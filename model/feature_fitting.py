@@ -6,7 +6,7 @@ import scipy.linalg
 from keras import ops
 from sklearn.covariance import LedoitWolf
 
-from model.feature_distance import QUANTILES, FeatureDistance, FeatureReference
+from model.feature_distance import QUANTILES, FeatureDistance, FeatureReference, of_length_1
 from model.folding import fold_batch_norms
 from model.gradcam import explained_network
 from model.image_cache import LabelledImages
@@ -56,10 +56,15 @@ def fit_feature_distance(
 
 def fit_distance(features: np.ndarray) -> tuple[FeatureDistance, float]:
     """Returns the distance from features float32 `(images, 1280)`, and the shrinkage."""
-    fitted = LedoitWolf().fit(features.astype(np.float64))
+    directions = of_length_1(features)
+    mean, scale = directions.mean(axis=0), directions.std(axis=0)
+    scale[scale == 0] = 1
+    # Each feature counts alike where the covariance is shrunk towards a round one.
+    fitted = LedoitWolf().fit((directions - mean) / scale)
     root = np.linalg.cholesky(fitted.covariance_)
     whitening = scipy.linalg.solve_triangular(root, np.eye(len(root)), lower=True).T
-    distance = FeatureDistance(fitted.location_.astype(np.float32), whitening.astype(np.float32))
+    whitening /= scale[:, np.newaxis]
+    distance = FeatureDistance(mean.astype(np.float32), whitening.astype(np.float32))
     return distance, float(fitted.shrinkage_)
 
 

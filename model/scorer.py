@@ -187,7 +187,7 @@ def _single_view(network: keras.Model, distance: FeatureDistance | None) -> Call
         outputs = explained(images, training=False)
         results = [outputs["scores"], gradcam.activation_maps(network, outputs)]
         if distance:
-            centred = pooled_features(outputs) - distance.mean
+            centred = ops.normalize(pooled_features(outputs)) - distance.mean
             results.append(ops.norm(ops.matmul(centred, distance.whitening), axis=1))
         return results
 

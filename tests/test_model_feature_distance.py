@@ -49,12 +49,14 @@ def features():
 
 def test_fit_distance_is_mahalanobis_with_the_shrunk_covariance(features):
     distance, shrinkage = fit_distance(features[:50])
-    reference = LedoitWolf().fit(features[:50].astype(np.float64))
-    assert shrinkage == reference.shrinkage_ and 0 < shrinkage < 1
+    rows = features.astype(np.float64)
+    rows /= np.sqrt((rows**2).sum(axis=1, keepdims=True))
+    scaled = (rows - rows[:50].mean(axis=0)) / rows[:50].std(axis=0)
+    reference = LedoitWolf().fit(scaled[:50])
+    assert shrinkage == pytest.approx(reference.shrinkage_) and 0 < shrinkage < 1
     inverse = np.linalg.inv(reference.covariance_)
     expected = [
-        scipy.spatial.distance.mahalanobis(one, reference.location_, inverse)
-        for one in features[50:]
+        scipy.spatial.distance.mahalanobis(one, reference.location_, inverse) for one in scaled[50:]
     ]
     np.testing.assert_allclose(distance.of(features[50:]), expected, rtol=1e-5)
     assert (distance.mean.dtype, distance.whitening.dtype) == (np.float32, np.float32)
