@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 PHANTOMS := build/phantoms
 SPARK := build/spark
 
-.PHONY: help demo test lint format benchmark demo-bundle pictures gpu-check spark-jar spark-test \
-	fuzz clean
+.PHONY: help demo test lint format benchmark demo-bundle demo-phantoms demo-distance pictures \
+	gpu-check spark-jar spark-test fuzz clean
 
 help: ## Show this help.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -30,7 +30,7 @@ benchmark: $(VENV)/installed ## Measure this machine's rates on the images in IM
 	$(BIN)/prescreen manifest $(IMAGES) --output build/images.csv
 	$(BIN)/prescreen benchmark --manifest build/images.csv --output build/benchmark.json
 
-demo-bundle: $(VENV)/installed ## Train the demonstration bundle anew; an hour and a half on 2 cores.
+demo-phantoms: $(VENV)/installed
 	rm -rf $(PHANTOMS)
 	$(BIN)/prescreen sample $(PHANTOMS)/train1 --seed 11 --count 2400 --size 448
 	$(BIN)/prescreen sample $(PHANTOMS)/train2 --seed 12 --count 1600 --size 448
@@ -39,9 +39,19 @@ demo-bundle: $(VENV)/installed ## Train the demonstration bundle anew; an hour a
 	$(BIN)/python scripts/join_manifests.py $(PHANTOMS)/manifest.csv \
 		train=$(PHANTOMS)/train1/manifest.csv train=$(PHANTOMS)/train2/manifest.csv \
 		validation=$(PHANTOMS)/validation/manifest.csv test=$(PHANTOMS)/test/manifest.csv
+
+demo-bundle: demo-phantoms ## Train the demonstration bundle anew; an hour and a half on 2 cores.
 	rm -rf build/demo_bundle
 	$(BIN)/prescreen train --manifest $(PHANTOMS)/manifest.csv \
 		--config scripts/demo.toml --output build/demo_bundle --cache $(PHANTOMS)/cache
+	rm -rf model/demo_bundle
+	mv build/demo_bundle model/demo_bundle
+
+demo-distance: demo-phantoms ## Give it the distance from its training data; its network stays.
+	rm -rf build/demo_bundle
+	$(BIN)/prescreen prepare --manifest $(PHANTOMS)/manifest.csv --output $(PHANTOMS)/cache
+	$(BIN)/python scripts/fit_feature_distance.py model/demo_bundle \
+		--cache $(PHANTOMS)/cache --config scripts/demo.toml --into build/demo_bundle
 	rm -rf model/demo_bundle
 	mv build/demo_bundle model/demo_bundle
 

@@ -144,6 +144,8 @@ def _image_lines(outcome: _Outcome, thresholds: "Thresholds") -> list[str]:
     size = f"{prediction.width}x{prediction.height} pixels"
     views = f", {prediction.tta_views} views" if prediction.tta_views > 1 else ""
     lines = [f"{outcome.image_id}: {size}{views}, abnormality {prediction.abnormality:.3f}"]
+    if prediction.quality:
+        lines.append(f"  quality: {', '.join(prediction.quality)}")
     for finding in prediction.findings:
         score = prediction.scores[FINDINGS.index(finding)]
         line = f"  {finding:<18}  score {score:.3f}, threshold {thresholds[finding].threshold:.3f}"
@@ -189,6 +191,8 @@ def _image_values(outcome: _Outcome) -> dict:
         "height": prediction.height,
         "mean_intensity": prediction.mean_intensity,
         "std_intensity": prediction.std_intensity,
+        "quality": list(prediction.quality),
+        "feature_distance": prediction.feature_distance,
         "overlays": outcome.overlays,
     }
 

@@ -13,6 +13,7 @@ from jobs.options import (
     quiet_option,
 )
 from pipeline.presets import PRESETS
+from schemas.quality import Gate
 from schemas.rejects import Reason
 
 if typing.TYPE_CHECKING:
@@ -144,6 +145,13 @@ _OPTIONS = (
     ),
     click.option(
         "--carry", multiple=True, metavar="COLUMN", help="Manifest column copied to the scores."
+    ),
+    click.option(
+        "--gate",
+        type=click.Choice([gate.value for gate in Gate]),
+        default=Gate.FLAG.value,
+        help="Images whose scores are not to be believed, by their quality codes: rank them behind"
+        " all others, reject them, or do nothing.",
     ),
     click.option(
         "--redact-uris",

@@ -38,6 +38,11 @@ def show_model_command(bundle: str | None, as_json: bool, card: bool):
     click.echo(f"input           {info.input_contract.name}")
     click.echo(f"trained in      {info.training_precision}")
     click.echo(f"thresholds for  --tta {', '.join(info.thresholds)}")
+    if reference := info.feature_reference:
+        click.echo(
+            f"distance        far above {reference.far_above:.1f}, from {reference.images} images"
+            f" of the {reference.measured_on}"
+        )
     _show_findings(info)
 
 

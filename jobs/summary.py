@@ -2,6 +2,7 @@
 
 from pipeline.run import HandedOver
 from pipeline.runner import Handover
+from schemas.quality import Gate
 
 
 def summarise(record: dict, output: str) -> str:
@@ -29,6 +30,8 @@ def summarise(record: dict, output: str) -> str:
         f"  Drawn: {counts['overlays']} overlays of {counts['drawn']} images"
         " (attention, not localisation)."
     )
+    if counts.get("with_quality_code"):
+        lines.append(f"  Quality: {_quality(record)}.")
     if drift := record.get("drift"):
         lines.append(f"  Drift against {drift['against']}: {_drift(drift)}.")
     if measured := record.get("measured"):
@@ -92,6 +95,15 @@ def _measured(measured: dict) -> str:
     }
     shown = [f"AUC {area:.3f} ({name})" for name, area in areas.items() if area is not None]
     return f"{', '.join(shown) or 'too little to say'}, on {measured['images']} labelled images"
+
+
+def _quality(record: dict) -> str:
+    counts = record["counts"]
+    codes = ", ".join(f"{code} {images}" for code, images in counts["quality"].items())
+    text = f"{counts['with_quality_code']} images carry a quality code: {codes}"
+    if counts["gated"] and record["options"].get("gate") == Gate.FLAG:
+        text += f"; {counts['gated']} of them rank behind all others"
+    return text
 
 
 def _flagged(record: dict) -> str:

@@ -1,7 +1,8 @@
 """A bundle: a network on disk with everything needed to believe its scores.
 
-A folder of `model.keras`, `bundle.json` and, for people, `card.md`. Nothing in it is executable: no
-pickle, no code, and Keras loads it in safe mode.
+A folder of `model.keras`, `bundle.json`, `features.npz` where the distance from the training
+data is known, and, for people, `card.md`. Nothing in it is executable: no pickle, no code, and
+Keras loads it in safe mode.
 """
 
 import dataclasses
@@ -16,6 +17,13 @@ from pathlib import Path
 from model.bundle_cache import local_bundle
 from model.calibration import Calibration, calibration_from_json
 from model.card import model_card
+from model.feature_distance import (
+    FEATURES_FILE,
+    FeatureDistance,
+    FeatureReference,
+    read_features,
+    write_features,
+)
 from model.thresholds import TTA_MODES, Threshold, thresholds_from_json, thresholds_to_json
 from schemas.contract import (
     STANDARD_CONTRACT,
@@ -31,9 +39,6 @@ FORMAT_VERSION = 1
 _NETWORK_FILE = "model.keras"
 _INFO_FILE = "bundle.json"
 _CARD_FILE = "card.md"
-
-BUNDLE_FILES = (_INFO_FILE, _NETWORK_FILE)
-"""What makes a bundle; the first names the digest of the other."""
 
 _ID_DIGITS = 12
 
@@ -56,6 +61,8 @@ class BundleInfo:
       model_sha256: Digest of `model.keras`, 64 hex digits.
       calibration: How scores become probabilities; None where nothing was fitted.
         Fitted on scores of a single view.
+      feature_reference: What is known of distances from the training data; None where
+        nothing was fitted. It changes no score.
     """
 
     title: str
@@ -69,6 +76,7 @@ class BundleInfo:
     provenance: Mapping
     model_sha256: str
     calibration: Calibration | None = None
+    feature_reference: FeatureReference | None = None
 
     @property
     def model_id(self) -> str:
@@ -98,6 +106,9 @@ class BundleInfo:
             },
             "borderline_band": self.borderline_band,
             "calibration": self.calibration.to_json() if self.calibration else None,
+            "feature_distance": (
+                self.feature_reference.to_json() if self.feature_reference else None
+            ),
             "metrics": dict(self.metrics),
             "provenance": dict(self.provenance),
             "model_sha256": self.model_sha256,
@@ -120,33 +131,40 @@ def demo_bundle_path() -> str:
     return str(resources.files("model") / "demo_bundle")
 
 
-def save_bundle(network, info: BundleInfo, folder: str) -> BundleInfo:
+def save_bundle(
+    network, info: BundleInfo, folder: str, distance: FeatureDistance | None = None
+) -> BundleInfo:
     """Writes a bundle; `bundle.json` last, so that half a bundle has none.
 
     Args:
       network: A Keras model.
-      info: Everything else; its `model_sha256` is replaced.
+      info: Everything else; its digests are replaced.
       folder: New, or holding a bundle that is overwritten.
+      distance: Where, and only where, `info` has a `feature_reference`.
 
     Returns:
-      `info` with the digest of the file as written.
+      `info` with the digests of the files as written.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     (path / _INFO_FILE).unlink(missing_ok=True)
     network.save(path / _NETWORK_FILE)
     info = dataclasses.replace(info, model_sha256=file_sha256(path / _NETWORK_FILE))
+    info = _with_distance(info, distance, path)
     _write_info(info, path)
     return info
 
 
-def copy_bundle(folder: str, into: str, info: BundleInfo) -> None:
+def copy_bundle(
+    folder: str, into: str, info: BundleInfo, distance: FeatureDistance | None = None
+) -> None:
     """Writes a bundle of the same network and other facts; `bundle.json` last.
 
     Args:
-      folder: The bundle whose `model.keras` is copied.
+      folder: The bundle whose files are copied.
       into: A folder that does not exist.
       info: The facts of the copy, with the digest of that network.
+      distance: Another than the bundle's; None for that one, if it has one.
 
     Raises:
       InputError: `into` exists or cannot be made.
@@ -159,8 +177,22 @@ def copy_bundle(folder: str, into: str, info: BundleInfo) -> None:
             f"A copy of a bundle must go to a new folder. Received: {into}: {error.strerror}."
             " Name another folder."
         ) from error
-    shutil.copyfile(_on_this_machine(folder) / _NETWORK_FILE, path / _NETWORK_FILE)
+    source = _on_this_machine(folder)
+    shutil.copyfile(source / _NETWORK_FILE, path / _NETWORK_FILE)
+    if distance is None and info.feature_reference:
+        shutil.copyfile(source / FEATURES_FILE, path / FEATURES_FILE)
+    else:
+        info = _with_distance(info, distance, path)
     _write_info(info, path)
+
+
+def _with_distance(info: BundleInfo, distance: FeatureDistance | None, path: Path) -> BundleInfo:
+    """Writes the file of the distance, if there is one, and notes its digest."""
+    if distance is None:
+        return info
+    sha256 = write_features(distance, path)
+    reference = dataclasses.replace(info.feature_reference, sha256=sha256)
+    return dataclasses.replace(info, feature_reference=reference)
 
 
 def _write_info(info: BundleInfo, folder: Path) -> None:
@@ -194,7 +226,22 @@ def load_bundle_info(folder: str) -> BundleInfo:
             f" {info.model_sha256[:_ID_DIGITS]}. Received: {digest[:_ID_DIGITS]}."
             " The file was changed or damaged: restore the bundle."
         )
+    if info.feature_reference:
+        read_features(path, info.feature_reference.sha256)
     return info
+
+
+def load_features(folder: str, sha256: str) -> FeatureDistance:
+    """Returns what measures distances from the training data of a bundle.
+
+    Args:
+      folder: Of the bundle; local or a `gs://` uri.
+      sha256: Of the file, as a verified `bundle.json` names it.
+
+    Raises:
+      InputError: It is missing, another, or garbled.
+    """
+    return read_features(_on_this_machine(folder), sha256)
 
 
 def load_network(folder: str):
@@ -222,8 +269,22 @@ def load_network(folder: str):
     return network
 
 
+def bundle_files(folder: str) -> tuple[str, ...]:
+    """Returns the names of the files that make a local bundle; the first names the others."""
+    return (_INFO_FILE, *_further_files((Path(folder) / _INFO_FILE).read_bytes()))
+
+
+def _further_files(content: bytes) -> tuple[str, ...]:
+    """Returns the files that the content of `bundle.json` wants beside itself."""
+    try:
+        wants_features = json.loads(content).get("feature_distance") is not None
+    except (ValueError, AttributeError):  # to be refused where it is read
+        wants_features = False
+    return (_NETWORK_FILE, FEATURES_FILE) if wants_features else (_NETWORK_FILE,)
+
+
 def _on_this_machine(folder: str) -> Path:
-    return Path(local_bundle(folder, BUNDLE_FILES))
+    return Path(local_bundle(folder, _INFO_FILE, _further_files))
 
 
 def _read_info(folder: Path) -> dict:
@@ -252,6 +313,7 @@ def _info_from_json(values: Mapping, folder: str) -> BundleInfo:
     contract = dict(values["input_contract"])
     contract["value_range"] = tuple(contract["value_range"])
     calibration = values["calibration"]
+    reference = values.get("feature_distance")  # bundles from before have no such field
     return BundleInfo(
         title=values["title"],
         statement=values["statement"],
@@ -267,6 +329,7 @@ def _info_from_json(values: Mapping, folder: str) -> BundleInfo:
         provenance=values["provenance"],
         model_sha256=values["model_sha256"],
         calibration=None if calibration is None else calibration_from_json(calibration, folder),
+        feature_reference=None if reference is None else FeatureReference.from_json(reference),
     )
 
 

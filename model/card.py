@@ -29,6 +29,7 @@ from schemas.findings import ABNORMAL_FINDINGS
 
 if typing.TYPE_CHECKING:  # bundles are written with their card
     from model.bundle import BundleInfo
+    from model.feature_distance import FeatureReference
     from model.thresholds import Threshold
 
 _NIH = re.compile(r"\bNIH\b|Chest ?X-?ray-?(8|14)", re.IGNORECASE)
@@ -46,6 +47,7 @@ def model_card(info: "BundleInfo") -> str:
         "Thresholds": _thresholds(info),
         "Calibration": _calibration(info),
         "Subgroups": _subgroups(info.metrics),
+        "Distance from the training data": _distance(info.feature_reference),
         "Limits": _bullets(_limits(info)),
         "Training": _training(info.provenance),
     }
@@ -193,6 +195,21 @@ def _subgroups(metrics: Mapping) -> list[str]:
     if not rows:
         return [f"{NOT_MEASURED.capitalize()}."]
     return _table(("attribute", "value", "images", "mean AUC"), rows)
+
+
+def _distance(reference: "FeatureReference | None") -> list[str]:
+    if reference is None:
+        return [f"{NOT_MEASURED.capitalize()}: images unlike the training data are not told."]
+    rows = [(f"{float(name):.1%}", f"{value:.1f}") for name, value in reference.quantiles.items()]
+    return [
+        "Mahalanobis distance of the pooled features, of length 1, with a covariance shrunk by"
+        f" {reference.shrinkage:.3f} (Ledoit and Wolf 2004), fitted on"
+        f" {reference.fitted_on_images} images of the training part. An image beyond the last"
+        " of these has the quality code `far_from_training`. One that is nearer may still be"
+        " unlike all that the model has seen.",
+        "",
+        *_table((f"of {reference.images} images, {reference.measured_on}", "nearer than"), rows),
+    ]
 
 
 def _limits(info: "BundleInfo") -> list[str]:

@@ -10,6 +10,7 @@ from model.bundle import demo_bundle_path, load_bundle_info, thresholds_id
 from model.decoding import decode_grey
 from model.overlays import overlay_jpeg, overlay_note
 from model.preprocessing import PreparedImage, prepare
+from model.quality import image_quality
 from model.reading import read_file
 from model.scorer import CPU_BATCH_SIZE
 from model.serving import (
@@ -21,6 +22,7 @@ from model.serving import (
 )
 from model.thresholds import abnormality, flagged_findings, threshold_vector
 from schemas.findings import FINDINGS
+from schemas.quality import Quality, in_order
 from schemas.rejects import ImageError
 
 ImageSource = str | os.PathLike | bytes
@@ -41,6 +43,10 @@ class Prediction:
       tta_views: Number of views averaged.
       width, height: Of the whole image, in pixels, as displayed.
       mean_intensity, std_intensity: Of the network's input, 0 to 255.
+      quality: What speaks against believing the scores; never `lateral`, which takes a
+        manifest to know.
+      feature_distance: From the images that the model was trained on; None where the
+        bundle cannot say.
       overlays: By finding, in the order of `findings`, the JPEG file of what was
         asked for; None where the map is zero everywhere.
     """
@@ -54,6 +60,8 @@ class Prediction:
     height: int
     mean_intensity: float
     std_intensity: float
+    quality: tuple[Quality, ...]
+    feature_distance: float | None
     overlays: Mapping[str, bytes | None]
 
     @property
@@ -110,6 +118,7 @@ class Predictor:
         settings = scorer_settings(folder, self.info, tta=tta, precision=precision)
         self.precision = settings.precision
         self._scorer = build_scorer(settings)
+        self._is_far = settings.is_far
         self._vector = threshold_vector(self.thresholds)
 
     def predict(
@@ -159,6 +168,9 @@ class Predictor:
     ) -> Prediction:
         prepared, scores, calibration = image.prepared, scored.scores, self.info.calibration
         flagged = flagged_findings(scores, self._vector)
+        quality = image_quality(prepared.pixels, prepared.width, prepared.height)
+        if self._is_far(scored.distance):
+            quality = in_order((*quality, Quality.FAR_FROM_TRAINING))
         return Prediction(
             scores=scores,
             findings=tuple(FINDINGS[k] for k in flagged),
@@ -169,6 +181,8 @@ class Predictor:
             height=prepared.height,
             mean_intensity=float(prepared.pixels.mean()),
             std_intensity=float(prepared.pixels.std()),
+            quality=quality,
+            feature_distance=scored.distance,
             overlays=self._overlays(image.data, scored, flagged[:gradcam_top]),
         )
 

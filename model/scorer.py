@@ -7,10 +7,12 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from model import gradcam, tta
 from model.devices import prepare_gpus
+from model.feature_distance import FeatureDistance
 from model.folding import fold_batch_norms
 from model.network import set_precision
 from model.thresholds import TTA_MODES
@@ -56,11 +58,14 @@ class Scores:
         where the network gave NaN.
       cams: float32 `(batch, 15, 7, 7)`, 0 to 1, of the original view.
       views: int8 `(batch,)`, number of views averaged.
+      distances: float32 `(batch,)` from the training data, of the original view; None where
+        no distance is known.
     """
 
     scores: np.ndarray
     cams: np.ndarray
     views: np.ndarray
+    distances: np.ndarray | None = None
 
 
 class Scorer:
@@ -77,6 +82,7 @@ class Scorer:
         precision: str = "float32",
         tta_mode: str = "none",
         borderline: Borderline | None = None,
+        distance: FeatureDistance | None = None,
     ):
         """Freezes a copy of `network`.
 
@@ -85,6 +91,7 @@ class Scorer:
           precision: A Keras dtype policy, as `model.devices.resolve_precision` returns it.
           tta_mode: One of `TTA_MODES`.
           borderline: Wanted by, and only by, the mode `borderline`.
+          distance: Measures how far an image is from the training data, where that is known.
 
         Raises:
           ValueError: An unknown mode, or `borderline` without its rule.
@@ -99,7 +106,7 @@ class Scorer:
         self._batch_limit: int | None = None
         network = fold_batch_norms(network)
         set_precision(network, precision)
-        self._graph = freeze(_single_view(network))
+        self._graph = freeze(_single_view(network, distance))
 
     def score(self, images: np.ndarray) -> Scores:
         """Returns the scores of a batch of any size.
@@ -118,7 +125,7 @@ class Scorer:
                 f"images must be uint8 (batch, {size}, {size})."
                 f" Received: dtype={images.dtype}, shape={images.shape}."
             )
-        scores, cams = self._in_memory(images)
+        scores, cams, *distances = self._in_memory(images)
         views = np.ones(len(images), np.int8)
         second_look = self._second_look(scores)
         if len(second_look):
@@ -128,7 +135,7 @@ class Scorer:
                 scores[second_look] += self._in_memory(np.asarray(view))[0]
             scores[second_look] /= len(VIEWS)
             views[second_look] = len(VIEWS)
-        return Scores(scores, cams, views)
+        return Scores(scores, cams, views, *distances)
 
     def _second_look(self, scores: np.ndarray) -> np.ndarray:
         if self._tta_mode == "none":
@@ -138,7 +145,7 @@ class Scorer:
         return np.flatnonzero(self._borderline.selects(scores))
 
     def _in_memory(self, images: np.ndarray) -> list[np.ndarray]:
-        """Returns scores and maps, computed in pieces that fit in memory; remembers what fits."""
+        """Returns what the graph gives, in pieces that fit in memory; remembers what fits."""
         pieces, start = [], 0
         while start < len(images):
             piece = images[start : start + (self._batch_limit or len(images))]
@@ -173,14 +180,29 @@ def default_batch_size() -> int:
     return GPU_BATCH_SIZE if prepare_gpus() else CPU_BATCH_SIZE
 
 
-def _single_view(network: keras.Model) -> Callable:
+def _single_view(network: keras.Model, distance: FeatureDistance | None) -> Callable:
     explained = gradcam.explained_network(network)
 
     def single_view(images):
         outputs = explained(images, training=False)
-        return [outputs["scores"], gradcam.activation_maps(network, outputs)]
+        results = [outputs["scores"], gradcam.activation_maps(network, outputs)]
+        if distance:
+            centred = ops.normalize(pooled_features(outputs)) - distance.mean
+            results.append(ops.norm(ops.matmul(centred, distance.whitening), axis=1))
+        return results
 
     return single_view
+
+
+def pooled_features(outputs: dict):
+    """Returns float32 `(batch, 1280)`: the feature map averaged over its places.
+
+    Not the network's own average, which half precision would round.
+
+    Args:
+      outputs: What `model.gradcam.explained_network` returned for a batch.
+    """
+    return ops.mean(ops.cast(outputs["features"], "float32"), axis=(1, 2))
 
 
 def freeze(function: Callable) -> Callable:

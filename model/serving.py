@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from model.bundle import BundleInfo, load_network
+from model.bundle import BundleInfo, load_features, load_network
 from model.devices import resolve_precision
 from model.scorer import Borderline, InferenceError, Scorer
 from model.thresholds import Thresholds, load_thresholds, threshold_vector
@@ -24,6 +24,8 @@ class ScorerSettings:
       borderline_thresholds: 15 single-view thresholds in the order of `FINDINGS`,
         where `tta` is `borderline`.
       borderline_band: As in the bundle.
+      feature_distance: Digest of the bundle's file that measures the distance from the
+        training data, and the largest distance that is not far; None where it has none.
     """
 
     bundle: str
@@ -32,6 +34,11 @@ class ScorerSettings:
     tta: str
     borderline_thresholds: tuple[float, ...] | None = None
     borderline_band: float = 0.0
+    feature_distance: tuple[str, float] | None = None
+
+    def is_far(self, distance: float | None) -> bool:
+        """Returns whether an image at a distance is further than nearly all of its kind."""
+        return distance is not None and distance > self.feature_distance[1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,11 +49,14 @@ class ImageScores:
       scores: float32 `(15,)`, finite, 0 to 1, uncalibrated.
       cams: float32 `(15, 7, 7)`, 0 to 1, of the original view.
       views: Number of views averaged.
+      distance: From the training data, of the original view; None where the bundle has no
+        measure of it.
     """
 
     scores: np.ndarray
     cams: np.ndarray
     views: int
+    distance: float | None = None
 
 
 def choose_thresholds(info: BundleInfo, tta: str, path: str | None = None) -> Thresholds:
@@ -89,6 +99,7 @@ def scorer_settings(folder: str, info: BundleInfo, *, tta: str, precision: str) 
         # Here and not by each worker, or a mixed fleet would give mixed scores.
         precision=resolve_precision(precision),
         tta=tta,
+        feature_distance=_distance_settings(info),
     )
     if tta != "borderline":
         return settings
@@ -104,6 +115,11 @@ def scorer_settings(folder: str, info: BundleInfo, *, tta: str, precision: str) 
     )
 
 
+def _distance_settings(info: BundleInfo) -> tuple[str, float] | None:
+    reference = info.feature_reference
+    return reference and (reference.sha256, reference.far_above)
+
+
 def build_scorer(settings: ScorerSettings) -> Scorer:
     """Returns the scorer of a bundle, loaded, folded and frozen.
 
@@ -114,11 +130,15 @@ def build_scorer(settings: ScorerSettings) -> Scorer:
     if settings.borderline_thresholds is not None:
         vector = np.array(settings.borderline_thresholds, np.float32)
         borderline = Borderline(vector, settings.borderline_band)
+    distance = None
+    if settings.feature_distance is not None:
+        distance = load_features(settings.bundle, settings.feature_distance[0])
     return Scorer(
         load_network(settings.bundle),
         precision=settings.precision,
         tta_mode=settings.tta,
         borderline=borderline,
+        distance=distance,
     )
 
 
@@ -143,11 +163,14 @@ def score_each(images: np.ndarray, scorer: Scorer) -> list[ImageScores | ImageEr
         half = len(images) // 2
         return score_each(images[:half], scorer) + score_each(images[half:], scorer)
     finite = np.isfinite(result.scores).all(axis=1) & np.isfinite(result.cams).all(axis=(1, 2, 3))
+    distances = [None] * len(finite)
+    if result.distances is not None:
+        distances = result.distances.tolist()
     return [
-        ImageScores(scores, cams, int(views))
+        ImageScores(scores, cams, int(views), distance)
         if is_finite
         else ImageError(Reason.NON_FINITE_SCORE, "the network gave NaN or infinity")
-        for scores, cams, views, is_finite in zip(
-            result.scores, result.cams, result.views, finite, strict=True
+        for scores, cams, views, distance, is_finite in zip(
+            result.scores, result.cams, result.views, distances, finite, strict=True
         )
     ]

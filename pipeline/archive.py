@@ -7,7 +7,7 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from model.bundle import BUNDLE_FILES
+from model.bundle import bundle_files
 from model.object_store import SCHEME
 from model.serving import ScorerSettings
 from pipeline import images, scoring
@@ -34,7 +34,8 @@ def share_bundle(paths: RunPaths, scorer: ScorerSettings) -> ScorerSettings:
     if paths.store is None or scorer.bundle.startswith(SCHEME):
         return scorer
     folder, local = paths.staging / "bundle", Path(scorer.bundle)
-    paths.store.upload((local / name, paths.name_of(folder / name)) for name in BUNDLE_FILES)
+    names = bundle_files(scorer.bundle)
+    paths.store.upload((local / name, paths.name_of(folder / name)) for name in names)
     return dataclasses.replace(scorer, bundle=paths.shared(folder))
 
 
@@ -80,9 +81,12 @@ class ScoreRows(beam.PTransform):
         job = self._job
         scores, rejects = (job.paths.shared(job.paths.parts(table)) for table in TABLES)
         # While the network is busy with one batch, the threads fill the next.
-        load = LoadImages(threads=job.decode_threads, read_ahead=2 * job.batch_size)
+        load = LoadImages(
+            threads=job.decode_threads, read_ahead=2 * job.batch_size, checks=job.checks
+        )
         loaded = rows | load
-        scored = loaded[images.LOADED] | ScoreImages(job.scorer, job.batch_size)
+        score = ScoreImages(job.scorer, job.batch_size, job.checks.rejects)
+        scored = loaded[images.LOADED] | score
         carried = job.manifest.carried
         (
             scored[scoring.SCORED]

@@ -20,6 +20,7 @@ from pipeline.layout import TABLES, RunPaths, staged_parts
 from pipeline.ledger import Ledger, freeze_ledger
 from pipeline.mirror import discard, fetch
 from pipeline.publishing import publish_run
+from pipeline.quality import count_quality
 from pipeline.record import ModelFacts, RunFacts, build_record, built_files, file_metadata
 from pipeline.report import MadeReport, make_report, write_report
 from pipeline.report_tables import built_tables
@@ -111,6 +112,7 @@ def commit_run(
             _reconcile(connection, paths, tables, job.manifest.rows)
         with connect(paths.commit) as connection:
             flagged, listed, captured = _rank(connection, tables["scores"], job, settings)
+            quality = count_quality(connection, [str(path) for path in tables["scores"]])
     counts = {
         "manifest": job.manifest.rows,
         "scored": ledger.counts["scores"],
@@ -121,6 +123,7 @@ def commit_run(
         "drawn": overlays.images,
         "overlays": len(overlays.files),
         "not_drawn": overlays.reasons,
+        **quality,
         "kept": job.plan.kept,
         "duplicates_dropped": ledger.duplicates,
         "outdated_dropped": ledger.outdated,
@@ -283,7 +286,7 @@ def _rank(
         connection,
         files,
         job.thresholds,
-        Ranking(listed, settings.urgency, settings.urgent_first),
+        Ranking(listed, settings.urgency, settings.urgent_first, settings.drawing.gated_last),
         folder,
         name,
         file_metadata(job, settings.bundle),

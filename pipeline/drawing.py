@@ -28,6 +28,7 @@ from pipeline.images import MOST_READ_BYTES, READS_RETRIED
 from pipeline.layout import RunPaths
 from pipeline.ledger import Ledger
 from pipeline.mirror import discard, send
+from pipeline.quality import is_gated
 from pipeline.read_ahead import ReadAhead, TimedOut
 from pipeline.runner import Runner
 from pipeline.shard_reader import images_of
@@ -86,12 +87,14 @@ class DrawingSettings:
       limit: Images, highest rank first.
       note: A line under each overlay.
       earlier: What the run takes over of another one's overlays; None where it draws all.
+      gated_last: Whether images whose scores are not to be believed rank behind all others.
     """
 
     top: int
     limit: int
     note: str
     earlier: EarlierOverlays | None = None
+    gated_last: bool = True
 
 
 def plan_drawings(
@@ -118,12 +121,13 @@ def plan_drawings(
     scores = ", ".join(f's."{score_column(finding)}"' for finding in FINDINGS)
     query = (
         "WITH ranked AS ("
-        f"SELECT s.image_id, source_version, [{scores}] AS scores, cams, abnormality"
+        f"SELECT s.image_id, source_version, [{scores}] AS scores, cams, abnormality,"
+        f" {is_gated(settings.gated_last)} AS gated"
         f" FROM {STAGED_PARTS} s"
         " JOIN kept ON kept.part = s._part AND kept.number = s.file_row_number"
-        " WHERE flagged ORDER BY abnormality DESC, s.image_id LIMIT ?)"
+        " WHERE flagged ORDER BY gated, abnormality DESC, s.image_id LIMIT ?)"
         " SELECT ranked.image_id, m.uri, ranked.source_version, ranked.scores, ranked.cams,"
-        " ranked.abnormality FROM ranked"
+        " ranked.abnormality, ranked.gated FROM ranked"
         " JOIN read_parquet(?, hive_partitioning=false) m ON m.image_id = ranked.image_id"
     )
     return write_row_groups(
@@ -131,7 +135,7 @@ def plan_drawings(
         query,
         [ledger.parts["scores"], settings.limit, glob.escape(str(manifest))],
         columns=[field.name for field in dataclasses.fields(PlannedImage)],
-        order="abnormality DESC, image_id",
+        order="gated, abnormality DESC, image_id",
         path=plan,
         rows_a_group=_ROWS_A_GROUP,
     )

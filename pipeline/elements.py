@@ -7,6 +7,7 @@ import numpy as np
 
 from model.reading import SourceFile
 from pipeline.manifest import ManifestRow
+from schemas.quality import Quality
 from schemas.rejects import ImageError
 
 
@@ -51,6 +52,7 @@ class ImageFacts:
       source_version: Which version of the file was read.
       content_sha256: Of the file's bytes, 64 hex digits.
       mean_intensity, std_intensity: Of the network's input, 0 to 255.
+      quality: What speaks against believing its scores, as far as it is known.
     """
 
     width: int
@@ -60,6 +62,7 @@ class ImageFacts:
     content_sha256: str
     mean_intensity: float
     std_intensity: float
+    quality: tuple[Quality, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ class ScoredImage:
       scores: float32 `(15,)`, finite.
       cams: float32 `(15, 7, 7)`, 0 to 1.
       views: Number of views averaged.
+      distance: Of the image from those that the model was trained on, as
+        `model.feature_distance` measures it; None where the bundle cannot say.
     """
 
     row: ManifestRow
@@ -92,6 +97,7 @@ class ScoredImage:
     scores: np.ndarray
     cams: np.ndarray
     views: int
+    distance: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Reading and decoding images ahead of the network."""
 
+import dataclasses
 import functools
 import hashlib
 
@@ -8,6 +9,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
 from model.preprocessing import prepare
+from model.quality import image_quality
 from model.reading import SourceFile
 from pipeline.budget import Budget
 from pipeline.elements import ImageFacts, LoadedImage, ReadImage, RejectedImage, Shard, row_of
@@ -17,6 +19,7 @@ from pipeline.shard_reader import images_of
 from pipeline.source import read_source
 from pipeline.stopping import STOP
 from pipeline.watch import Watch
+from schemas.quality import gate_error
 from schemas.rejects import ImageError, Stage
 
 LOADED = "loaded"
@@ -30,6 +33,24 @@ MOST_READ_BYTES = 512 * 2**20
 
 READS_RETRIED = "reads_retried"
 """The counter of attempts after the first, in Beam's namespace `prescreen`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checks:
+    """How an image is judged beside its pixels.
+
+    Attributes:
+      view_at: Where the view position stands among the carried values; None where the
+        manifest has none.
+      rejects: Whether an image that is not to be believed is rejected.
+    """
+
+    view_at: int | None = None
+    rejects: bool = False
+
+    def view_of(self, row: ManifestRow) -> str | None:
+        """Returns what the manifest calls the view of an image, if anything."""
+        return None if self.view_at is None else row.carried[self.view_at]
 
 
 class LoadImages(beam.PTransform):
@@ -47,30 +68,33 @@ class LoadImages(beam.PTransform):
       threads: Threads that decode at once, a worker.
       read_ahead: Images under way, a worker; at least a batch, or the decoders
         stand still while the network runs.
+      checks: How images are judged.
     """
 
-    def __init__(self, *, threads: int, read_ahead: int):
+    def __init__(self, *, threads: int, read_ahead: int, checks: Checks = Checks()):
         super().__init__()
         self._threads = threads
         self._read_ahead = read_ahead
+        self._checks = checks
 
     def expand(self, rows):
-        dofn = LoadImageDoFn(self._threads, self._read_ahead)
+        dofn = LoadImageDoFn(self._threads, self._read_ahead, self._checks)
         return rows | beam.ParDo(dofn).with_outputs(REJECTED, main=LOADED)
 
 
 class LoadImageDoFn(beam.DoFn):
     """Keeps a bounded number of images under way in threads."""
 
-    def __init__(self, threads: int, read_ahead: int):
+    def __init__(self, threads: int, read_ahead: int, checks: Checks = Checks()):
         self._threads = threads
         self._read_ahead = read_ahead
+        self._checks = checks
         self._loaded = Metrics.counter("prescreen", "images_loaded")
         self._rejected = Metrics.counter("prescreen", "images_rejected_at_load")
         self._retried = Metrics.counter("prescreen", READS_RETRIED)
 
     def setup(self):
-        self._loader = ImageLoader(self._threads)
+        self._loader = ImageLoader(self._threads, self._checks)
         self._ahead = ReadAhead(
             self._loader,
             threads=min(max(READS_AT_ONCE, self._threads), self._read_ahead),
@@ -107,14 +131,16 @@ class ImageLoader:
       bytes: What the files that are not decoded yet may hold.
     """
 
-    def __init__(self, decoders: int):
+    def __init__(self, decoders: int, checks: Checks = Checks()):
         """Makes a loader for threads to share.
 
         Args:
           decoders: How many of them decode at once.
+          checks: How images are judged.
         """
         self.bytes = Budget(MOST_READ_BYTES)
         self._decoders = Budget(decoders)
+        self._checks = checks
 
     def __call__(self, item: ManifestRow | ReadImage, watch: Watch) -> LoadedImage | RejectedImage:
         """Returns the image of a manifest row; a bad one comes back rejected.
@@ -140,6 +166,10 @@ class ImageLoader:
         self._decoders.take(watch, 1)
         watch.begin(Stage.DECODE)
         image = prepare(source.data)
+        view = self._checks.view_of(row)
+        quality = image_quality(image.pixels, image.width, image.height, view)
+        if self._checks.rejects and (error := gate_error(quality)):
+            raise error
         facts = ImageFacts(
             width=image.width,
             height=image.height,
@@ -148,6 +178,7 @@ class ImageLoader:
             content_sha256=hashlib.sha256(source.data).hexdigest(),
             mean_intensity=float(image.pixels.mean()),
             std_intensity=float(image.pixels.std()),
+            quality=quality,
         )
         return LoadedImage(row, facts, image.pixels, watch.attempts)
 

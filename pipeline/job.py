@@ -5,9 +5,12 @@ import typing
 
 from model.calibration import Calibration
 from model.thresholds import Thresholds
+from pipeline.images import Checks
 from pipeline.layout import RunPaths
 from pipeline.manifest import CheckedManifest
 from pipeline.planning import WorkPlan
+from schemas.quality import Gate
+from schemas.tables import VIEW_POSITION
 
 if typing.TYPE_CHECKING:
     # Loads TensorFlow, which a run that scores nothing does without.
@@ -31,6 +34,7 @@ class ScoringJob:
       batch_size: Images a batch.
       decode_threads: Images that a worker decodes at once.
       redact_uris: Whether uris are kept out of the rows.
+      gate: What becomes of an image whose scores are not to be believed.
     """
 
     paths: RunPaths
@@ -43,3 +47,11 @@ class ScoringJob:
     batch_size: int
     decode_threads: int
     redact_uris: bool
+    gate: Gate = Gate.FLAG
+
+    @property
+    def checks(self) -> Checks:
+        """How images are judged."""
+        carried = self.manifest.carried
+        view_at = carried.index(VIEW_POSITION) if VIEW_POSITION in carried else None
+        return Checks(view_at, rejects=self.gate == Gate.REJECT)

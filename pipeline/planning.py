@@ -255,7 +255,8 @@ def _insert_found(
     kept = "TRUE"
     if tries_again and TABLES[kind] == "rejects":
         # What lies in the file stays; what somebody may have mended beside it is tried again.
-        kept = f"stage = '{Stage.DECODE}' AND reason <> '{Reason.DECODE_TIMEOUT}'"
+        of_the_file = f"stage IN ('{Stage.DECODE}', '{Stage.GATE}')"
+        kept = f"{of_the_file} AND reason <> '{Reason.DECODE_TIMEOUT}'"
     connection.execute(
         "INSERT INTO found SELECT image_id, ?, size_bytes, source_version, ?, ?, _part"
         f" FROM {STAGED_PARTS} WHERE {kept}",

@@ -35,6 +35,7 @@ from pipeline.stopping import STOP
 from pipeline.workers import cause
 from schemas.contract import InputContract
 from schemas.errors import InputError
+from schemas.quality import Gate
 
 _GO_ON = "Give the same command again: it goes on with run {run_id}"
 
@@ -353,6 +354,7 @@ def _commit_settings(setup: _Setup, paths: RunPaths) -> CommitSettings:
             top=parent["options"]["gradcam_top"],
             limit=parent["options"]["gradcam_limit"],
             note=overlay_note(setup.model.title),
+            gated_last=Gate(parent["options"]["gate"]) != Gate.OFF,
             earlier=EarlierOverlays(paths, parent["thresholds"]),
         ),
         # That limit has been kept already, and of these very rows.

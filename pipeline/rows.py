@@ -84,6 +84,8 @@ def score_row(
         "content_sha256": facts.content_sha256,
         "mean_intensity": facts.mean_intensity,
         "std_intensity": facts.std_intensity,
+        "quality": [code.value for code in facts.quality],
+        "feature_distance": image.distance,
         **ids,
         "scored_at": datetime.datetime.now(datetime.UTC),
         **dict(zip(carried, image.row.carried, strict=True)),

@@ -39,6 +39,7 @@ from pipeline.stopping import STOP
 from pipeline.urgency import load_urgency
 from pipeline.workers import Workers, cause
 from schemas.errors import InputError
+from schemas.quality import Gate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,7 @@ class ScoreOptions:
     urgency: str | None = None
     urgent_first: bool = False
     carry: tuple[str, ...] = ()
+    gate: str = Gate.FLAG.value
     redact_uris: bool = False
     no_report: bool = False
     preset: str | None = None
@@ -289,6 +291,7 @@ def set_up(
         redact_uris=options.redact_uris,
         carried=carried_columns(options.manifest, options.carry),
         gradcam_top=options.gradcam_top,
+        gate=Gate(options.gate),
     )
     output = held.enter_context(open_place(options.output))
     return Setup(
@@ -413,6 +416,7 @@ def _score(run: ActiveRun, setup: Setup, report: Report) -> dict | HandedOver:
         batch_size=batch_size,
         decode_threads=options.decode_threads,
         redact_uris=options.redact_uris,
+        gate=Gate(options.gate),
     )
     clock = time.monotonic()
     report("scoring", images=plan.work.rows, runner=runner.name)
@@ -471,6 +475,7 @@ def _commit_settings(setup: Setup) -> CommitSettings:
             top=options.gradcam_top,
             limit=options.gradcam_limit,
             note=overlay_note(setup.bundle.title),
+            gated_last=Gate(options.gate) != Gate.OFF,
         ),
         reject_limit=options.reject_limit,
         review_budget=options.review_budget,

@@ -5,12 +5,16 @@ import typing
 from importlib import metadata
 
 from model.bundle import short_digest
+from schemas.quality import Gate
 
 if typing.TYPE_CHECKING:
     from model.serving import ScorerSettings
 
 _NOT_OF_SCORES = ("carried", "gradcam_top", "software_version")
 """What changes a row, and neither its scores nor its flags."""
+
+_OF_GATED = ("gate", "feature_distance")
+"""What decides which images are scored at all, and that only where a gate rejects some."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,10 @@ class RowSettings:
       redact_uris: Whether uris are kept out of the output.
       carried: Manifest columns copied to the scores, in their order.
       gradcam_top: Findings drawn an image.
+      gate: `reject` where images whose scores are not to be believed are rejected, else
+        None: flagged or not, they have the same rows.
+      feature_distance: Digest of what distances from the training data are measured with;
+        None where the bundle has none.
       software_version: Of this project.
     """
 
@@ -39,6 +47,8 @@ class RowSettings:
     redact_uris: bool
     carried: tuple[str, ...]
     gradcam_top: int
+    gate: str | None
+    feature_distance: str | None
     software_version: str
 
     @property
@@ -50,7 +60,9 @@ class RowSettings:
     def scoring_digest(self) -> str:
         """12 hex digits; what was scored under an equal one need not be scored again."""
         content = self.to_json()
-        return short_digest({name: content[name] for name in content if name not in _NOT_OF_SCORES})
+        # Left out, not None: runs from before there was a gate go on holding their images.
+        left_out = _NOT_OF_SCORES if self.gate else (*_NOT_OF_SCORES, *_OF_GATED)
+        return short_digest({name: content[name] for name in content if name not in left_out})
 
     def to_json(self) -> dict:
         """Returns the settings as JSON has them."""
@@ -69,6 +81,7 @@ def row_settings(
     redact_uris: bool,
     carried: tuple[str, ...],
     gradcam_top: int,
+    gate: Gate,
 ) -> RowSettings:
     """Returns the settings of a run with this version of the software; see `RowSettings`."""
     borderline = None
@@ -83,6 +96,8 @@ def row_settings(
         redact_uris=redact_uris,
         carried=carried,
         gradcam_top=gradcam_top,
+        gate=gate.value if gate == Gate.REJECT else None,
+        feature_distance=scorer.feature_distance and short_digest(list(scorer.feature_distance)),
         software_version=current_version(),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.bundle import BundleInfo, file_sha256, save_bundle
+from model.feature_fitting import fit_feature_distance
 from model.finishing import measure
 from model.image_cache import open_cache
 from model.splits import describe_split, split_images
@@ -72,7 +73,12 @@ def train_bundle(options: TrainOptions, show: Callable[[str], None]) -> BundleIn
         "rejected": prepared["rejected_by_reason"],
         "history": read_history(state),
     }
-    info = save_bundle(network, measure(network, parts, config, split, training), options.output)
+    distance, reference = fit_feature_distance(
+        network, parts["train"], parts["validation"], config.seed
+    )
+    info = measure(network, parts, config, split, training)
+    info = dataclasses.replace(info, feature_reference=reference)
+    info = save_bundle(network, info, options.output, distance)
     shutil.rmtree(state)
     return info
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.thresholds import Thresholds
+from pipeline.quality import is_gated
 from schemas.findings import FINDINGS, score_column
 from schemas.tables import WORKLIST_SCHEMA, with_metadata
 
@@ -25,11 +26,13 @@ class Ranking:
       limit: Most images listed.
       urgency: Tier of each of the 14 findings, 1 for the most urgent.
       urgent_first: Whether the tier decides before abnormality does.
+      gated_last: Whether images whose scores are not to be believed rank behind all others.
     """
 
     limit: int
     urgency: Mapping[str, int]
     urgent_first: bool = False
+    gated_last: bool = True
 
 
 def write_worklist(
@@ -57,6 +60,7 @@ def write_worklist(
     score_of = " ".join(f"WHEN '{f}' THEN \"{score_column(f)}\"" for f in FINDINGS)
     threshold_of = ", ".join(f"'{f}': {thresholds[f].threshold!r}::DOUBLE" for f in thresholds)
     tier_of = ", ".join(f"'{f}': {tier}" for f, tier in ranking.urgency.items())
+    gated = is_gated(ranking.gated_last)
     order = "urgency, abnormality DESC" if ranking.urgent_first else "abnormality DESC"
     reader = connection.sql(
         "SELECT image_id, abnormality,"
@@ -64,9 +68,10 @@ def write_worklist(
         " findings,"
         f" list_transform(findings, lambda _name: CASE _name {score_of} END) AS scores,"
         f" list_transform(findings, lambda _name: MAP {{{threshold_of}}}[_name]) AS thresholds,"
-        " list_transform(cams, lambda _cam: _cam.overlay) AS overlays, uri"
+        " list_transform(cams, lambda _cam: _cam.overlay) AS overlays, uri,"
+        f" quality, {gated} AS gated"
         " FROM read_parquet(?, hive_partitioning=false) WHERE flagged"
-        f" ORDER BY {order}, image_id LIMIT ?",
+        f" ORDER BY gated, {order}, image_id LIMIT ?",
         params=[scores, ranking.limit],
     ).to_arrow_reader(_ROWS_AT_ONCE)
     schema = with_metadata(WORKLIST_SCHEMA, metadata)

@@ -9,6 +9,7 @@ class Stage(enum.StrEnum):
     READ = "read"
     DECODE = "decode"
     INFER = "infer"
+    GATE = "gate"
 
 
 class Reason(enum.StrEnum):
@@ -38,6 +39,13 @@ class Reason(enum.StrEnum):
     # infer
     NON_FINITE_SCORE = "non_finite_score"
     INFERENCE_ERROR = "inference_error"
+    # gate, with `--gate reject` alone: what these mean, `schemas.quality` says
+    BLANK = "blank"
+    LOW_CONTRAST = "low_contrast"
+    CLIPPED = "clipped"
+    INVERTED_SUSPECT = "inverted_suspect"
+    LATERAL = "lateral"
+    FAR_FROM_TRAINING = "far_from_training"
 
     @property
     def stage(self) -> Stage:
@@ -76,6 +84,17 @@ _STAGES = {
         Stage.DECODE,
     ),
     **dict.fromkeys((Reason.NON_FINITE_SCORE, Reason.INFERENCE_ERROR), Stage.INFER),
+    **dict.fromkeys(
+        (
+            Reason.BLANK,
+            Reason.LOW_CONTRAST,
+            Reason.CLIPPED,
+            Reason.INVERTED_SUSPECT,
+            Reason.LATERAL,
+            Reason.FAR_FROM_TRAINING,
+        ),
+        Stage.GATE,
+    ),
 }
 
 

@@ -9,7 +9,9 @@ from schemas.findings import FINDINGS, score_column
 CAM_SIDE = 7
 """Height and width of a class activation map, in cells."""
 
-UNDERSTOOD_COLUMNS = ("patient_id", "view_position", "study_date", "labels")
+VIEW_POSITION = "view_position"
+
+UNDERSTOOD_COLUMNS = ("patient_id", VIEW_POSITION, "study_date", "labels")
 """Optional manifest columns that always go to the scores."""
 
 _CAM = pa.struct(
@@ -49,6 +51,8 @@ def scores_schema(carried: tuple[str, ...] = ()) -> pa.Schema:
             ("content_sha256", pa.string()),
             ("mean_intensity", pa.float32()),
             ("std_intensity", pa.float32()),
+            ("quality", pa.list_(pa.string())),
+            ("feature_distance", pa.float32()),
             ("model_id", pa.string()),
             ("thresholds_id", pa.string()),
             ("scored_at", pa.timestamp("us", tz="UTC")),
@@ -85,10 +89,13 @@ WORKLIST_SCHEMA = pa.schema(
         ("thresholds", pa.list_(pa.float32())),
         ("overlays", pa.list_(pa.string())),
         ("uri", pa.string()),
+        ("quality", pa.list_(pa.string())),
+        ("gated", pa.bool_()),
     ]
 )
 """One row a flagged image by rank; the lists run in the order of `findings`. `urgency` is the
-tier of the most urgent of these, 1 for what is to be read first."""
+tier of the most urgent of these, 1 for what is to be read first. Where `gated` is true, `quality`
+says why the scores are not to be believed, and the rank is behind all others."""
 
 
 def with_metadata(schema: pa.Schema, metadata: dict) -> pa.Schema:

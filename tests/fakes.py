@@ -192,6 +192,8 @@ def make_row_settings(**changes) -> RowSettings:
         redact_uris=False,
         carried=(),
         gradcam_top=0,
+        gate=None,
+        feature_distance=None,
         software_version="0.1.0",
     )
     return dataclasses.replace(settings, **changes)

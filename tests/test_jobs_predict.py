@@ -63,6 +63,7 @@ def check_equal(table, values, output, archive):
         np.testing.assert_allclose(scores, [row[name] for name in SCORES], atol=1e-5)
         assert image["abnormality"] == pytest.approx(row["abnormality"], abs=1e-5)
         assert image["findings"] == list(row["findings"])
+        assert image["quality"] == list(row["quality"])
         for name in ("flagged", "tta_views", "width", "height"):
             assert image[name] == row[name]
         for name in ("mean_intensity", "std_intensity"):
@@ -128,10 +129,12 @@ def test_predict_prints_findings_highest_score_first(folder):
     assert result.stdout == (
         f"{HEADER}\n"
         "a.png: 224x224 pixels, abnormality 1.000\n"
+        "  quality: clipped\n"
         "  Pleural_Thickening  score 1.000, threshold 0.500\n"
         "  Mass                score 0.600, threshold 0.500\n"
         "\n"
         "ward/b.png: 224x224 pixels, abnormality 0.400\n"
+        "  quality: clipped\n"
         "  none above threshold\n"
     )
 
@@ -145,10 +148,12 @@ def test_predict_prints_where_overlays_are_or_that_there_is_none(folder):
     assert result.stdout == (
         f"{HEADER}\n"
         "a.png: 224x224 pixels, abnormality 0.920\n"
+        "  quality: clipped\n"
         f"  Edema               score 0.800, threshold 0.500, overlay {overlay}\n"
         "  Mass                score 0.600, threshold 0.500\n"
         "\n"
         "blank.png: 224x224 pixels, abnormality 0.600\n"
+        "  quality: clipped\n"
         "  Mass                score 0.600, threshold 0.500, overlay none: no attention\n"
         "\n"
         "Overlays show attention, not localisation.\n"
@@ -170,6 +175,7 @@ def test_predict_bad_images_are_named_and_the_others_printed(folder):
         "text.png: no prediction. not_an_image: the content is neither PNG, JPEG nor DICOM\n"
         "\n"
         "good.png: 224x224 pixels, abnormality 0.600\n"
+        "  quality: clipped\n"
         "  Mass                score 0.600, threshold 0.500\n"
         "\n"
         "empty.png: no prediction. empty_file: the file has no bytes\n"
@@ -215,6 +221,8 @@ def test_predict_json_holds_all_scores_and_the_reasons(folder):
         "height": 224,
         "mean_intensity": pixels.mean(),
         "std_intensity": pixels.std(),
+        "quality": ["clipped"],
+        "feature_distance": None,
         "overlays": {"Edema": f"drawn/{overlay_name('good.png', 'Edema')}"},
     }
     assert bad == {

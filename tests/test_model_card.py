@@ -8,6 +8,7 @@ import pytest
 from model.bundle import demo_bundle_path, load_bundle_info
 from model.calibration import Calibration, Scaling
 from model.card import model_card
+from model.feature_distance import FeatureReference
 from model.thresholds import Threshold
 from schemas.findings import ABNORMAL_FINDINGS
 from tests.fakes import make_bundle, make_thresholds
@@ -57,6 +58,14 @@ METRICS = {
 CALIBRATION = Calibration(
     {name: None if name == "Hernia" else Scaling(1.0, 0.0) for name in ABNORMAL_FINDINGS}
 )
+REFERENCE = FeatureReference(
+    sha256="ab" * 32,
+    quantiles={"0.5": 30.0, "0.9": 36.04, "0.95": 38.0, "0.99": 44.0, "0.999": 60.25},
+    measured_on="validation part",
+    images=11524,
+    fitted_on_images=20000,
+    shrinkage=0.0125,
+)
 FULL = dataclasses.replace(
     make_bundle(),
     title="Chest model",
@@ -66,6 +75,7 @@ FULL = dataclasses.replace(
         "all": make_thresholds(0.25),
     },
     calibration=CALIBRATION,
+    feature_reference=REFERENCE,
     metrics=METRICS,
     provenance={
         "data": "NIH ChestX-ray14",
@@ -80,7 +90,7 @@ FULL = dataclasses.replace(
 BARE = dataclasses.replace(make_bundle(), metrics={}, provenance={})
 SECTIONS = [
     "Intended use", "Excluded use", "Data and split", "Metrics", "Thresholds", "Calibration",
-    "Subgroups", "Limits", "Training",
+    "Subgroups", "Distance from the training data", "Limits", "Training",
 ]  # fmt: skip
 
 
@@ -183,6 +193,23 @@ def test_card_subgroups_are_a_table():
         "| --- | --- | --- | --- |",
         "| sex | F | 10714 | 0.780 |",
         "| sex | M | 14882 | not measured |",
+    ]
+
+
+def test_card_distance_says_what_is_far_and_from_what():
+    first, *table = section(FULL, "Distance from the training data")
+    assert "fitted on 20000 images of the training part" in first and "0.013 (Ledoit" in first
+    assert table == [
+        "| of 11524 images, validation part | nearer than |",
+        "| --- | --- |",
+        "| 50.0% | 30.0 |",
+        "| 90.0% | 36.0 |",
+        "| 95.0% | 38.0 |",
+        "| 99.0% | 44.0 |",
+        "| 99.9% | 60.2 |",
+    ]
+    assert section(BARE, "Distance from the training data") == [
+        "Not measured: images unlike the training data are not told."
     ]
 
 

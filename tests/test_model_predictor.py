@@ -17,6 +17,7 @@ from model.decoding import decode_grey
 from model.overlays import draw_overlay, encode_jpeg
 from model.predictor import Prediction, Predictor
 from model.preprocessing import prepare
+from model.quality import image_quality
 from model.thresholds import abnormality, threshold_vector, thresholds_to_json
 from pipeline.rows import score_row
 from schemas.errors import InputError
@@ -89,6 +90,8 @@ def test_predict_images_gives_the_values_of_their_rows_in_order(predictor, file)
         assert (prediction.tta_views, prediction.width, prediction.height) == (1, 224, 224)
         assert prediction.mean_intensity == varied_picture(index).mean()
         assert prediction.std_intensity == varied_picture(index).std()
+        assert prediction.quality == image_quality(varied_picture(index), 224, 224)
+        assert prediction.feature_distance is None
         assert prediction.overlays == {}
 
 

@@ -111,9 +111,9 @@ def check_fused(transform):
 class ReshuffledScoring(beam.PTransform):
     """Scoring behind a second shuffle, of pixels."""
 
-    def __init__(self, settings, batch_size):
+    def __init__(self, *arguments):
         super().__init__()
-        self._scoring = scoring.ScoreImages(settings, batch_size)
+        self._scoring = scoring.ScoreImages(*arguments)
 
     def expand(self, images):
         return images | beam.Reshuffle() | self._scoring

@@ -112,6 +112,9 @@ def test_commit_run_record_is_what_was_returned_and_says_what_happened(published
         "kept": 0,
         "duplicates_dropped": 7,
         "outdated_dropped": 0,
+        "with_quality_code": 5,
+        "gated": 5,
+        "quality": {"clipped": 5},
     }
     assert record["rejected_by_reason"] == {"non_finite_score": 1, "not_found": 1}
     assert record["flag_rate"] == {"expected": 0.25, "actual": 0.8}

@@ -125,6 +125,13 @@ def test_draw_overlays_rank_is_of_abnormality_and_not_of_one_score(paths, source
     assert drawn_ids(draw(paths, limit=1)) == ["many"]
 
 
+def test_draw_overlays_images_not_to_be_believed_come_behind_all_others(paths, source):
+    rows = [source(name, {"Mass": level}) for name, level in (("dim", 150), ("blank", 250))]
+    rows[1]["quality"] = ["blank"]
+    stage(paths, "scores", "1", rows)
+    assert drawn_ids(draw(paths, limit=1)) == ["dim"]
+
+
 @pytest.mark.parametrize(("top", "limit"), [(0, 10), (3, 0)], ids=["top_0", "limit_0"])
 def test_draw_overlays_none_asked_for_draws_none(paths, source, top, limit):
     stage(paths, "scores", "1", [source("a", {"Mass": 200})])

@@ -14,12 +14,14 @@ from apache_beam.metrics import MetricsFilter
 from PIL import Image
 
 from model import reading
+from model.phantoms import draw_phantom
 from pipeline import images, read_ahead, source
 from pipeline.elements import ImageFacts, LoadedImage, RejectedImage
 from pipeline.images import (
     LOADED,
     READS_RETRIED,
     REJECTED,
+    Checks,
     ImageLoader,
     LoadImageDoFn,
     LoadImages,
@@ -29,6 +31,7 @@ from pipeline.read_ahead import ReadAhead
 from pipeline.runner import counter
 from pipeline.stopping import STOP
 from pipeline.watch import Watch
+from schemas.quality import Quality
 from schemas.rejects import Reason, Stage
 from tests.bad_files import grey_picture, write_bad_files, write_odd_files
 from tests.fakes import LOCAL, collect, manifest_row, varied_picture, write_picture
@@ -36,6 +39,9 @@ from tests.fakes import LOCAL, collect, manifest_row, varied_picture, write_pict
 _WHEN_NS = 1_700_000_000_123_456_789
 _NO_FILE = {"missing.png", "folder.png", "pipe.png"}
 _PATIENCE_S = 30.0
+
+CHEST = draw_phantom(21, 0, size=224).pixels
+"""Nothing is amiss with it."""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +93,34 @@ def test_load_image_good_file_gives_its_facts_and_square(tmp_path):
         content_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         mean_intensity=pytest.approx(square.astype(float).sum() / 224**2, abs=1e-9),
         std_intensity=pytest.approx(square.astype(float).std(), abs=1e-9),
+        quality=(Quality.LOW_RESOLUTION, Quality.ODD_ASPECT),
     )
+
+
+@pytest.mark.parametrize(
+    ("view", "codes"), [("LATERAL", (Quality.LATERAL,)), ("PA", ()), (None, ())]
+)
+def test_load_image_view_of_the_manifest_is_among_what_is_amiss(tmp_path, view, codes):
+    row = manifest_row("a", write_picture(tmp_path / "a.png", CHEST), ("17", view))
+    assert ImageLoader(1, Checks(view_at=1))(row, Watch()).facts.quality == codes
+    assert load_image(row).facts.quality == ()
+
+
+def test_load_image_not_to_be_believed_is_rejected_where_that_is_asked_for(tmp_path):
+    path = write_picture(tmp_path / "a.png", 255 - CHEST)
+    row = manifest_row("a", path, ("LL",))
+    rejected = ImageLoader(1, Checks(view_at=0, rejects=True))(row, Watch())
+    assert (rejected.row, rejected.size_bytes) == (row, path.stat().st_size)
+    assert (rejected.error.reason, rejected.error.reason.stage) == ("inverted_suspect", "gate")
+    assert rejected.error.detail == "quality: inverted_suspect, clipped, lateral"
+    assert isinstance(ImageLoader(1, Checks(view_at=0))(row, Watch()), LoadedImage)
+
+
+def test_load_image_amiss_in_what_does_not_gate_is_loaded(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(CHEST).resize((100, 100)).save(path)
+    loaded = ImageLoader(1, Checks(rejects=True))(manifest_row("a", path), Watch())
+    assert loaded.facts.quality == (Quality.LOW_RESOLUTION,)
 
 
 def test_load_image_square_of_the_networks_size_is_taken_as_it_is(tmp_path):

@@ -236,6 +236,17 @@ def test_report_of_a_run_with_redacted_uris_shows_overlays_alone(tmp_path, monke
     assert list(pictures(page)) == ["Image a with attention for Mass in colour"]
 
 
+def test_report_counts_images_by_quality_code(published, page):
+    counts = published[1]["counts"]
+    codes = " ".join(f"{code} {images}" for code, images in counts["quality"].items())
+    assert counts["quality"] and f"Quality code Images {codes}" in page.text
+    said = f"{counts['with_quality_code']} images carry a code of what speaks against them"
+    assert said in page.text
+    assert "not to be believed." in page.text  # no option `gate` in this record: nobody ranks last
+    before = {**published[1], "counts": {k: v for k, v in counts.items() if k != "quality"}}
+    assert "Quality code" not in report_of(published[0], before).html
+
+
 def test_report_names_rejects_by_reason_with_examples(page):
     assert f"Reason Images Such as not_found 2 {QUOTED}, gone" in page.text
 

@@ -14,6 +14,7 @@ from model.thresholds import threshold_vector
 from pipeline.elements import RejectedImage, ScoredImage
 from pipeline.rows import ApplyThresholds, reject_row, score_row
 from schemas.findings import ABNORMAL_FINDINGS, FINDINGS, NO_FINDING, score_column
+from schemas.quality import Quality
 from schemas.rejects import ImageError, Reason
 from schemas.tables import REJECTS_SCHEMA, scores_schema
 from tests.fakes import collect, loaded_image, make_thresholds, manifest_row, picture
@@ -27,7 +28,8 @@ def scored(scores=None, carried=()):
     vector = np.array([(scores or {}).get(name, 0) for name in FINDINGS], np.float32)
     loaded = loaded_image("a", picture())
     row = manifest_row("a", "/archive/a.png", carried)
-    return ScoredImage(row, loaded.facts, vector, GRIDS, 6)
+    facts = dataclasses.replace(loaded.facts, quality=(Quality.LATERAL, Quality.BORDER))
+    return ScoredImage(row, facts, vector, GRIDS, 6, 31.5)
 
 
 def row_of(scores=None, threshold=0.5, carried=(), names=(), calibration=None, redact=False):
@@ -72,6 +74,8 @@ def test_score_row_becomes_arrow_without_losing_anything():
         "content_sha256": "ab" * 32,
         "mean_intensity": 100.0,
         "std_intensity": 10.0,
+        "quality": ["lateral", "border"],
+        "feature_distance": 31.5,
         **IDS,
         "patient_id": "17",
         "site": None,

@@ -27,7 +27,7 @@ from pipeline.run import RunFailedError, RunStoppedError, ScoreOptions, score_ma
 from pipeline.run_state import committed_runs
 from pipeline.stopping import STOP
 from schemas.errors import InputError
-from tests.fakes import FakeScorer, read_rows, tree, varied_picture, write_picture
+from tests.fakes import FakeScorer, picture, read_rows, tree, varied_picture, write_picture
 
 IMAGES = 40
 
@@ -455,6 +455,29 @@ def test_score_manifest_only_new_counts_runs_of_the_same_scoring_settings(
     archive.score(run_id="first")
     record = archive.score(run_id="second", only_new=True, **options)
     assert record["counts"]["skipped"] == skipped
+
+
+def test_score_manifest_gate_rejects_what_is_not_to_be_believed_and_counts_add_up(archive):
+    blank = dict.fromkeys(("i03", "i07"), picture(0))
+    for image_id, pixels in blank.items():
+        write_picture(archive.folder / archive.uris[image_id], pixels)
+    flagging = archive.score(run_id="flagging")
+    believed = {name for name, row in archive.rows("flagging").items() if not row["quality"]}
+    assert flagging["counts"]["quality"]["blank"] == 2
+    counts = archive.score(run_id="rejecting", gate="reject")["counts"]
+    rejects = archive.rows("rejecting", "rejects")
+    reasons = {name: row["reason"] for name, row in rejects.items() if row["stage"] == "gate"}
+    assert {name for name, reason in reasons.items() if reason == "blank"} == set(blank)
+    assert reasons.keys() | archive.rows("rejecting").keys() == archive.rows("flagging").keys()
+    assert archive.rows("rejecting").keys() >= believed and counts["gated"] == 0
+    assert counts["scored"] + counts["rejected"] == counts["manifest"] == IMAGES + 2
+    assert counts["rejected"] == len(reasons) + 2
+    # What one gate has rejected is not held where another lets it through.
+    assert archive.score(run_id="off", gate="off", only_new=True)["counts"]["skipped"] == 42
+    again = archive.score(run_id="again", gate="reject", only_new=True)["counts"]
+    assert (again["skipped"], again["scored"], again["rejected"]) == (42, 0, 0)
+    held = {row["held_by_run"] for row in archive.rows("off", "skipped").values()}
+    assert held == {"flagging"}
 
 
 def test_score_manifest_only_new_resumed_skips_the_same_and_scores_the_rest(

@@ -1,5 +1,6 @@
 """Scoring: every image once, in order; a bad one costs itself and no other."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -123,6 +124,30 @@ def test_score_batch_number_that_is_not_finite_costs_exactly_its_image(scorer, m
     assert scorer.batches == [8]
 
 
+class Distant(FakeScorer):
+    """Knows how far each image is."""
+
+    def score(self, images):
+        distances = np.array([30.0, 31.5, 32.0], np.float32)
+        return dataclasses.replace(super().score(images), distances=distances)
+
+
+def test_score_batch_image_far_from_the_training_data_has_the_code_and_its_distance():
+    settings = dataclasses.replace(SETTINGS, feature_distance=("ab" * 32, 31.5))
+    results = score_batch(batch_of(3), Distant(), settings.is_far)
+    assert [result.distance for result in results] == [30.0, 31.5, 32.0]
+    assert [list(result.facts.quality) for result in results] == [[], [], ["far_from_training"]]
+
+
+def test_score_batch_far_image_is_rejected_where_that_is_asked_for():
+    settings = dataclasses.replace(SETTINGS, feature_distance=("ab" * 32, 31.5))
+    batch = batch_of(3)
+    *near, far = score_batch(batch, Distant(), settings.is_far, rejects_gated=True)
+    assert [type(result) for result in near] == [ScoredImage, ScoredImage]
+    detail = "quality: far_from_training"
+    assert summary(far) == rejected(batch[2], Reason.FAR_FROM_TRAINING, detail)
+
+
 @pytest.mark.parametrize("extra", [-1, 1], ids=["too_few", "too_many"])
 def test_score_batch_wrong_number_of_results_is_an_error(extra):
     class Careless:
@@ -226,7 +251,7 @@ def test_load_scorer_same_settings_load_the_network_once(made):
     first = load_scorer(SETTINGS)
     again = load_scorer(ScorerSettings("bundle", "0123456789ab", "float32", "none"))
     assert again is first
-    expected = {"precision": "float32", "tta_mode": "none", "borderline": None}
+    expected = {"precision": "float32", "tta_mode": "none", "borderline": None, "distance": None}
     assert made == [("network of bundle", expected)]
 
 

@@ -25,12 +25,12 @@ METADATA = {"run_id": "r1"}
 def worklist(tmp_path):
     """Returns a function that ranks rows of the scores table: what both files then hold."""
 
-    def write(*parts, limit=1000, urgent_first=False, carried=(), thresholds=None):
+    def write(*parts, limit=1000, carried=(), thresholds=None, **ranked):
         files = []
         for number, rows in enumerate(parts):
             files.append(str(tmp_path / f"part-{number:05d}.parquet"))
             pq.write_table(pa.Table.from_pylist(rows, scores_schema(carried)), files[-1])
-        folder, ranking = tmp_path / "worklist", Ranking(limit, load_urgency(), urgent_first)
+        folder, ranking = tmp_path / "worklist", Ranking(limit, load_urgency(), **ranked)
         with duckdb.connect() as connection:
             write_worklist(
                 connection, files, thresholds or make_thresholds(), ranking, folder, "r", METADATA
@@ -52,6 +52,7 @@ def f32(value):
 def test_write_worklist_a_row_holds_all_there_is_to_say_of_an_image(worklist):
     row = scores_of("a", picture({"Mass": 204, "Edema": 250, "Hernia": 10}), "/archive/a.png")
     row["cams"][1]["overlay"] = "gradcam/run_id=r1/xx/a.Mass.jpg"
+    row["quality"] = ["clipped", "border"]
     thresholds = make_thresholds(0.5)
     for name, value in (("Mass", 0.3), ("Edema", 0.7)):
         thresholds[name] = dataclasses.replace(thresholds[name], threshold=f32(value))
@@ -67,6 +68,8 @@ def test_write_worklist_a_row_holds_all_there_is_to_say_of_an_image(worklist):
             "thresholds": [f32(0.7), f32(0.3)],
             "overlays": [None, "gradcam/run_id=r1/xx/a.Mass.jpg"],
             "uri": "/archive/a.png",
+            "quality": ["clipped", "border"],
+            "gated": True,
         }
     ]
     assert table == [
@@ -80,6 +83,8 @@ def test_write_worklist_a_row_holds_all_there_is_to_say_of_an_image(worklist):
             "thresholds": "0.700000|0.300000",
             "overlays": "|gradcam/run_id=r1/xx/a.Mass.jpg",
             "uri": "/archive/a.png",
+            "quality": "clipped|border",
+            "gated": "true",
         }
     ]
     assert row["abnormality"] == pytest.approx(0.996232, abs=5e-7)
@@ -94,6 +99,33 @@ def test_write_worklist_ranks_by_abnormality_and_ties_by_id_over_all_files(workl
     assert [(row["rank"], row["image_id"]) for row in table] == [
         (str(rank), image_id) for rank, image_id in enumerate(expected, 1)
     ]
+
+
+@pytest.mark.parametrize(
+    ("ranked", "expected"),
+    [
+        ({}, ["fair", "framed", "lateral", "blank"]),
+        ({"urgent_first": True}, ["fair", "framed", "lateral", "blank"]),
+        ({"gated_last": False}, ["lateral", "fair", "blank", "framed"]),
+        ({"limit": 3}, ["fair", "framed", "lateral"]),
+    ],
+    ids=["flag", "urgent_first", "off", "budget"],
+)
+def test_write_worklist_images_not_to_be_believed_rank_behind_all_others(
+    worklist, ranked, expected
+):
+    rows = [
+        flagged("lateral", 250, quality=["lateral", "border"]),
+        flagged("fair", 220),
+        flagged("blank", 210, quality=["blank"]),
+        flagged("framed", 200, quality=["border", "odd_aspect", "low_resolution"]),
+    ]
+    parquet, _ = worklist(rows, **ranked)
+    assert [row["image_id"] for row in parquet] == expected
+    assert [row["rank"] for row in parquet] == list(range(1, len(expected) + 1))
+    gated = {row["image_id"] for row in parquet if row["gated"]}
+    kept_apart = set() if "gated_last" in ranked else {"lateral", "blank"}
+    assert gated == kept_apart & set(expected)
 
 
 def test_write_worklist_urgent_first_ranks_by_the_most_urgent_finding_and_then_as_ever(worklist):
@@ -156,7 +188,8 @@ def test_write_worklist_limit_keeps_the_highest_ranks(worklist, limit, expected)
 def test_write_worklist_nothing_to_list_gives_files_without_rows(worklist, tmp_path, rows):
     assert worklist(rows) == ([], [])
     header = (tmp_path / "worklist" / "r.csv").read_text().split()
-    assert header == ["rank,image_id,abnormality,urgency,findings,scores,thresholds,overlays,uri"]
+    names = "rank,image_id,abnormality,urgency,findings,scores,thresholds,overlays,uri"
+    assert header == [f"{names},quality,gated"]
 
 
 @pytest.mark.parametrize("level", [200, 0], ids=["rows", "no_rows"])
@@ -244,6 +277,7 @@ def test_write_worklist_top_fifth_of_a_public_model_holds_what_was_published(
         "findings": [["Mass"]] * images,
         "cams": pa.nulls(images, scores_schema(()).field("cams").type),
         "uri": [""] * images,
+        "quality": pa.nulls(images, pa.list_(pa.string())),
         **{score_column(finding): np.zeros(images, np.float32) for finding in FINDINGS},
     }
     path = tmp_path / "scores.parquet"

@@ -17,6 +17,10 @@ PUBLISHED = {
         *("no_pixel_data", "unsupported_transfer_syntax", "invalid_header"),
     ],
     Stage.INFER: ["non_finite_score", "inference_error"],
+    Stage.GATE: [
+        *("blank", "low_contrast", "clipped", "inverted_suspect", "lateral"),
+        "far_from_training",
+    ],
 }
 
 
