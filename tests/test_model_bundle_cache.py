@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.bundle import demo_bundle_path, load_bundle_info, load_network
+from model.bundle import bundle_files, demo_bundle_path, load_bundle_info, load_network
 from model.object_store import ObjectFolder
 from schemas.errors import InputError
 from tests.gcs import BUCKET
@@ -16,7 +16,7 @@ URI = f"gs://{BUCKET}/models/demo"
 @pytest.fixture
 def bundle(store):
     folder, demo = ObjectFolder(URI), Path(demo_bundle_path())
-    folder.upload((demo / name, name) for name in ("bundle.json", "model.keras"))
+    folder.upload((demo / name, name) for name in bundle_files(demo))
     return folder
 
 

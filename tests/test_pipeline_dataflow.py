@@ -13,6 +13,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from click.testing import CliRunner
 
 from jobs.cli import cli
+from model.bundle import bundle_files, demo_bundle_path
 from model.object_store import ObjectFolder
 from pipeline import run
 from pipeline.archive import ScoreArchive
@@ -412,7 +413,9 @@ def test_score_dry_run_builds_the_job_and_publishes_nothing(store):
     assert not published()
     # What its workers would need is on the store, this machine's bundle too.
     staged = {found.name for found in ObjectFolder(f"{OUTPUT}/_staging/night").objects()}
-    assert staged == {"run.json", "manifest.parquet", "bundle/bundle.json", "bundle/model.keras"}
+    bundle = {f"bundle/{name}" for name in bundle_files(demo_bundle_path())}
+    assert staged == {"run.json", "manifest.parquet"} | bundle
+    assert {"bundle/bundle.json", "bundle/model.keras"} <= bundle
 
 
 def test_score_template_is_written_whole_and_names_the_commit(store):

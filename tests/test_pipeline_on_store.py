@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from jobs.cli import cli
 from jobs.scores import local_scores
-from model.bundle import demo_bundle_path, load_bundle_info
+from model.bundle import bundle_files, demo_bundle_path, load_bundle_info
 from model.object_store import ObjectFolder, StoredObject
 from model.reading import FileVersion
 from model.score_files import read_scores
@@ -65,7 +65,7 @@ def store(store, tmp_path, scorer, monkeypatch):
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     demo, files = Path(demo_bundle_path()), []
-    files += [(demo / name, f"bundle/{name}") for name in ("bundle.json", "model.keras")]
+    files += [(demo / name, f"bundle/{name}") for name in bundle_files(demo)]
     for number in range(IMAGES):
         name = f"xrays/images/{number:02d}.png"
         files.append((write_picture(tmp_path / name, varied_picture(number)), name))
