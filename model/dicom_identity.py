@@ -1,0 +1,137 @@
+"""What a manifest says of a DICOM file, from its header: which image it is, and of whom.
+
+These attributes and no others leave the header, and of codes and dates only what is one: a
+value that somebody typed into the wrong field goes nowhere.
+"""
+
+import datetime
+import re
+from dataclasses import dataclass
+
+import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import MediaStorageDirectoryStorage
+
+from model.dicom import is_dicom
+from model.dicom_header import Elements, ReadStream, invalid, naming_errors, read_attributes
+from schemas.rejects import ImageError, Reason
+
+_TAGS = frozenset(
+    tag_for_keyword(keyword)
+    for keyword in (
+        *("MediaStorageSOPClassUID", "SOPInstanceUID", "StudyDate", "Modality", "PatientID"),
+        *("ViewPosition", "PhotometricInterpretation"),
+    )
+)
+_UID = re.compile(r"[0-9.]{1,64}")
+_CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
+_DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")  # with points: as before 1993
+
+_OUTSIDE = re.compile(r"[/\\\0]")
+"""What no component of a referenced file's name may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Attributes of an image; None where the file does not say, or says no such thing.
+
+    Attributes:
+      sop_instance_uid: Names the image in all the world.
+      patient_id: Names the patient in the hospital, as far as it is printable.
+      study_date: `YYYY-MM-DD`.
+      view_position: A code such as `PA`.
+      modality: A code such as `DX`.
+      photometric_interpretation: A code such as `MONOCHROME2`.
+      is_directory: Whether the file is a DICOMDIR, which holds no image.
+    """
+
+    sop_instance_uid: str | None
+    patient_id: str | None
+    study_date: str | None
+    view_position: str | None
+    modality: str | None
+    photometric_interpretation: str | None
+    is_directory: bool = False
+
+
+def read_identity(head: bytes, *, is_whole: bool) -> Identity:
+    """Returns what the header of a DICOM file says of it.
+
+    Args:
+      head: The file, from its start, up to Photometric Interpretation (0028,0004).
+      is_whole: Whether that is all of the file.
+
+    Raises:
+      ImageError: It is no DICOM, damaged, or ends before that: `truncated`, which more of the
+        file may mend. Its detail quotes nothing of the header.
+    """
+    if not is_dicom(head):
+        raise ImageError(Reason.NOT_AN_IMAGE, "the content is no DICOM")
+    elements = read_attributes(head, _TAGS, is_whole=is_whole)
+    uid = elements.text("SOPInstanceUID")
+    return Identity(
+        uid if _UID.fullmatch(uid) else None,
+        _printable(elements, "PatientID"),
+        _date(elements.text("StudyDate")),
+        *map(
+            _code,
+            (
+                elements.text("ViewPosition"),
+                elements.text("Modality"),
+                elements.text("PhotometricInterpretation"),
+            ),
+        ),
+        is_directory=elements.text("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage,
+    )
+
+
+def read_references(data: bytes) -> tuple[list[str], int]:
+    """Returns the files that a DICOMDIR references as images, and how many as something else.
+
+    Args:
+      data: All of the DICOMDIR.
+
+    Returns:
+      Paths relative to its folder, with `/`, in its order, each once; and a number of records.
+
+    Raises:
+      ImageError: It is none, is damaged, or names a file outside its folder.
+    """
+    # An element takes some reads and at least eight bytes.
+    with naming_errors(stream := ReadStream(data, max_reads=len(data)), len(data)):
+        dataset = pydicom.dcmread(stream, specific_tags=["DirectoryRecordSequence"])
+        records = [
+            (str(record.DirectoryRecordType), record.get("ReferencedFileID"))
+            for record in dataset.DirectoryRecordSequence
+        ]
+    named = [(kind, name) for kind, name in records if name]
+    images = [_inside(name) for kind, name in named if kind == "IMAGE"]
+    return list(dict.fromkeys(images)), len(named) - len(images)
+
+
+def _inside(name: str | list[str]) -> str:
+    parts = [name] if isinstance(name, str) else list(name)
+    if any(part in ("", ".", "..") or _OUTSIDE.search(part) for part in parts):
+        raise invalid("a DICOMDIR that references a file outside its folder")
+    return "/".join(parts)
+
+
+def _printable(elements: Elements, keyword: str) -> str | None:
+    value, _ = elements.binary(keyword)
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = value.decode("latin-1")  # never two values to one text
+    return "".join(filter(str.isprintable, text)).strip() or None
+
+
+def _code(text: str) -> str | None:
+    return text.upper() if _CODE.fullmatch(text.upper()) else None
+
+
+def _date(text: str) -> str | None:
+    found = _DATE.fullmatch(text)
+    try:
+        return datetime.date(*map(int, found.groups())).isoformat() if found else None
+    except ValueError:
+        return None
