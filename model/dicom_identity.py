@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from model.dicom import is_dicom
@@ -98,12 +99,17 @@ def read_references(data: bytes) -> tuple[list[str], int]:
       ImageError: It is none, is damaged, or names a file outside its folder.
     """
     # An element takes some reads and at least eight bytes.
-    with naming_errors(stream := ReadStream(data, max_reads=len(data)), len(data)):
+    with naming_errors(stream := ReadStream(data, max_reads=1000 + len(data)), len(data)):
         dataset = pydicom.dcmread(stream, specific_tags=["DirectoryRecordSequence"])
+        sequence = dataset.get_item("DirectoryRecordSequence")
+        if isinstance(sequence, RawDataElement) and len(sequence.value) < sequence.length:
+            raise EOFError  # which pydicom says nothing of
         records = [
             (str(record.DirectoryRecordType), record.get("ReferencedFileID"))
-            for record in dataset.DirectoryRecordSequence
+            for record in dataset.get("DirectoryRecordSequence", ())
         ]
+    if not records:
+        raise ImageError(Reason.NOT_AN_IMAGE, "a file without directory records")
     named = [(kind, name) for kind, name in records if name]
     images = [_inside(name) for kind, name in named if kind == "IMAGE"]
     return list(dict.fromkeys(images)), len(named) - len(images)
