@@ -1,7 +1,7 @@
 """What a manifest says of a DICOM file, from its header: which image it is, and of whom.
 
-These attributes and no others leave the header, and of codes and dates only what is one: a
-value that somebody typed into the wrong field goes nowhere.
+These attributes and no others leave the header; a code that has not the form of one, and a
+date that is none, do not either.
 """
 
 import datetime
@@ -26,6 +26,19 @@ _TAGS = frozenset(
 )
 _UID = re.compile(r"[0-9.]{1,64}")
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
+MODALITIES = frozenset(
+    (
+        *("AR", "ASMT", "AU", "BDUS", "BI", "BMD", "CFM", "CR", "CT", "CTPROTOCOL", "DG", "DMS"),
+        *("DOC", "DX", "ECG", "EEG", "EMG", "EOG", "EPS", "ES", "FID", "GM", "HC", "HD", "IO"),
+        *("IOL", "IVOCT", "IVUS", "KER", "KO", "LEN", "LS", "M3D", "MG", "MR", "NM", "OAM", "OCT"),
+        *("OP", "OPM", "OPT", "OPTBSV", "OPTENF", "OPV", "OSS", "OT", "PA", "PLAN", "POS", "PR"),
+        *("PT", "PX", "REG", "RESP", "RF", "RG", "RTDOSE", "RTIMAGE", "RTINTENT", "RTPLAN"),
+        *("RTRAD", "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SEG", "SM", "SMR", "SR", "SRF"),
+        *("STAIN", "TEXTUREMAP", "TG", "US", "VA", "XA", "XAPROTOCOL", "XC"),
+    )
+)
+"""Defined terms of PS3.3 C.7.3.1.1.1; a file may hold any other."""
+
 _DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")  # with points: as before 1993
 
 _OUTSIDE = re.compile(r"[/\\\0]")

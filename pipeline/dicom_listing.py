@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 
 from model.dicom import RADIOGRAPHS, is_dicom
-from model.dicom_identity import Identity, read_identity, read_references
+from model.dicom_identity import MODALITIES, Identity, read_identity, read_references
 from model.reading import MAX_BYTES
 from pipeline.hash_key import HashKey
 from pipeline.image_names import has_no_extension, is_dicom_name, is_dicomdir, is_image
@@ -26,7 +26,7 @@ COLUMNS = ("patient_id", "study_date", "view_position", "modality", "photometric
 """What a row has beside id and uri, in this order."""
 
 COPIES, UNREADABLE, MODALITY = "copies", "unreadable", "modality "
-"""What is counted: the last for each modality, its code after it."""
+"""What is counted: the last for each modality, its code or `other` after it."""
 
 _HEAD_BYTES, _LONG_HEAD_BYTES = 64 * 1024, 1024 * 1024
 _READS, _DEPTH = 32, 128
@@ -58,7 +58,8 @@ def dicom_rows(
             counts[UNREADABLE] += 1
             found = _UNKNOWN
         elif found is not None and found.modality not in (None, *RADIOGRAPHS):
-            counts[MODALITY + found.modality] += 1
+            # No other than these is told: somebody may have typed anything.
+            counts[MODALITY + (found.modality if found.modality in MODALITIES else "other")] += 1
             found = None
         if found is not None and (uid := found.sop_instance_uid):
             digest = hashlib.blake2b(uid.encode(), digest_size=_DIGEST_BYTES).digest()

@@ -74,12 +74,12 @@ def test_list_dicom_names_and_content_are_listed_by_their_headers(archive):
 
 
 def test_list_dicom_other_modalities_and_copies_are_left_out_and_counted(archive):
-    kinds = {"a": "CT", "b": "MR", "c": "CT", "d": "DX", "e": "RG", "f": "PR"}
+    kinds = {"a": "CT", "b": "MR", "c": "CT", "d": "DX", "e": "RG", "f": "PR", "h": "DOE"}
     for number, (name, modality) in enumerate(kinds.items()):
         write(archive, **{name: header_of(number, Modality=modality)})
     write(archive, z=header_of(3), z2=header_of(3, PatientID="other"), g=header_of(8, Modality=""))
     listing = list_images(["."], output="m.csv", dicom=True)
-    assert listing == Listing(3, 6, {"CT": 2, "MR": 1, "PR": 1}, copies=2)
+    assert listing == Listing(3, 7, {"CT": 2, "MR": 1, "PR": 1, "other": 1}, copies=2)
     assert [cells[:3] for cells in rows_of("m.csv")] == [
         ("1.2.3", "d", "P3"),
         ("1.2.4", "e", "P4"),
