@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
-from pydicom.uid import MediaStorageDirectoryStorage
 
 from model.dicom import is_dicom
 from model.dicom_header import Elements, ReadStream, invalid, naming_errors, read_attributes
@@ -20,8 +19,8 @@ from schemas.rejects import ImageError, Reason
 _TAGS = frozenset(
     tag_for_keyword(keyword)
     for keyword in (
-        *("MediaStorageSOPClassUID", "SOPInstanceUID", "StudyDate", "Modality", "PatientID"),
-        *("ViewPosition", "PhotometricInterpretation"),
+        *("SOPInstanceUID", "StudyDate", "Modality", "PatientID", "ViewPosition"),
+        "PhotometricInterpretation",
     )
 )
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -56,7 +55,6 @@ class Identity:
       view_position: A code such as `PA`.
       modality: A code such as `DX`.
       photometric_interpretation: A code such as `MONOCHROME2`.
-      is_directory: Whether the file is a DICOMDIR, which holds no image.
     """
 
     sop_instance_uid: str | None
@@ -65,7 +63,6 @@ class Identity:
     view_position: str | None
     modality: str | None
     photometric_interpretation: str | None
-    is_directory: bool = False
 
 
 def read_identity(head: bytes, *, is_whole: bool) -> Identity:
@@ -87,15 +84,9 @@ def read_identity(head: bytes, *, is_whole: bool) -> Identity:
         uid if _UID.fullmatch(uid) else None,
         _printable(elements, "PatientID"),
         _date(elements.text("StudyDate")),
-        *map(
-            _code,
-            (
-                elements.text("ViewPosition"),
-                elements.text("Modality"),
-                elements.text("PhotometricInterpretation"),
-            ),
-        ),
-        is_directory=elements.text("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage,
+        _code(elements.text("ViewPosition")),
+        _code(elements.text("Modality")),
+        _code(elements.text("PhotometricInterpretation")),
     )
 
 
