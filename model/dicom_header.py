@@ -71,9 +71,9 @@ warnings.filterwarnings("ignore", module=r"pydicom\b")
 class ReadStream(io.BytesIO):
     """Bytes that can be read so and so often: each element takes at least one read."""
 
-    def __init__(self, data: bytes, max_reads: int = _MAX_READS):
+    def __init__(self, data: bytes, max_reads: int | None = None):
         super().__init__(data)
-        self._left = max_reads
+        self._left = _MAX_READS if max_reads is None else max_reads
 
     @property
     def is_exhausted(self) -> bool:

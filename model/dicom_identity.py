@@ -6,6 +6,7 @@ date that is none, do not either.
 
 import datetime
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pydicom
@@ -109,7 +110,7 @@ def read_references(data: bytes) -> tuple[list[str], int]:
         if isinstance(sequence, RawDataElement) and len(sequence.value) < sequence.length:
             raise EOFError  # which pydicom says nothing of
         records = [
-            (str(record.DirectoryRecordType), record.get("ReferencedFileID"))
+            (str(record.DirectoryRecordType), _components(record.get("ReferencedFileID")))
             for record in dataset.get("DirectoryRecordSequence", ())
         ]
     if not records:
@@ -119,8 +120,12 @@ def read_references(data: bytes) -> tuple[list[str], int]:
     return list(dict.fromkeys(images)), len(named) - len(images)
 
 
-def _inside(name: str | list[str]) -> str:
-    parts = [name] if isinstance(name, str) else list(name)
+def _components(name: str | Iterable | None) -> list[str]:
+    """Returns the parts of a name, which in a damaged file may be of any type."""
+    return [name] if isinstance(name, str) else [str(part) for part in name or ()]
+
+
+def _inside(parts: list[str]) -> str:
     if any(part in ("", ".", "..") or _OUTSIDE.search(part) for part in parts):
         raise invalid("a DICOMDIR that references a file outside its folder")
     return "/".join(parts)

@@ -609,7 +609,7 @@ def test_decode_dicom_of_a_bomb_is_refused_before_it_takes_memory(monkeypatch):
     ids=["elements", "items"],
 )
 def test_decode_dicom_of_elements_without_end_is_refused(element, monkeypatch):
-    monkeypatch.setattr(dicom_header.ReadStream, "_left", 1000)
+    monkeypatch.setattr(dicom_header, "_MAX_READS", 1000)
     data = bytes(128) + b"DICM" + element + element[12:] * 400 + element * 1000
     assert str(reject_of(data)) == "corrupt: a header of too many elements"
 
