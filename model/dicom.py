@@ -12,6 +12,7 @@ transform, presentation. What is read, and what becomes of it:
 | more than one frame | `multi_frame`; `unsupported_format` for an enhanced object of one |
 | a transfer syntax that `model.dicom_pixels` does not list | `unsupported_transfer_syntax` |
 | 1-bit, 32-bit and floating-point pixels, other colour spaces | `unsupported_format` |
+| a Modality other than `RADIOGRAPHS`, which it may lack | `other_modality` |
 | what is needed for the pixels is missing or against the standard | `invalid_header` |
 | an end that is missing; fewer pixels than rows and columns, an undecodable codestream | \
 `truncated`; `corrupt` |
@@ -28,9 +29,13 @@ from PIL import Image
 
 from schemas.rejects import ImageError, Reason
 
+RADIOGRAPHS = ("CR", "DX", "RG")
+"""Modalities of projection radiographs: computed, digital, and film that was scanned."""
+
 _PREFIX = b"DICM"
 _PREAMBLE_BYTES = 128
 _REMEDY = "DICOM; to read it: pip install 'prescreen[dicom]'"
+_RULE = f"a DICOM image of another modality than {', '.join(RADIOGRAPHS)}"
 
 # Without a preamble, a file is taken for DICOM where its first element is one of the first of
 # the file meta information (0002) or of the dataset (0008), with the length such a one can have.
@@ -69,5 +74,7 @@ def decode_dicom(data: bytes) -> Image.Image:
         raise ImageError(Reason.UNSUPPORTED_FORMAT, _REMEDY) from error
     dicom = read_dicom(data)
     pixel_format = read_pixel_format(dicom)
+    if dicom.elements.text("Modality").upper() not in ("", *RADIOGRAPHS):
+        raise ImageError(Reason.OTHER_MODALITY, _RULE)
     cells = read_cells(dicom, pixel_format)
     return Image.fromarray(to_grey(cells, pixel_format, dicom.elements))

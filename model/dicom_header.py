@@ -1,7 +1,7 @@
 """The header of a DICOM file: the few attributes that decoding needs, and where the pixels are.
 
-Nothing else is kept, so that no attribute that names a patient leaves this module; and no
-message quotes a value.
+Nothing else is kept, so that no attribute that names a patient leaves this module unasked; and
+no message quotes a value.
 """
 
 import contextlib
@@ -24,7 +24,8 @@ from schemas.rejects import ImageError, Reason
 _KEPT = frozenset(
     tag_for_keyword(keyword)
     for keyword in (
-        *("TransferSyntaxUID", "MediaStorageSOPClassUID", "SOPClassUID", "NumberOfFrames"),
+        *("TransferSyntaxUID", "MediaStorageSOPClassUID", "SOPClassUID", "Modality"),
+        "NumberOfFrames",
         *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
         *("Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration"),
         *("PhotometricInterpretation", "PresentationLUTShape"),
@@ -70,7 +71,9 @@ warnings.filterwarnings("ignore", module=r"pydicom\b")
 class ReadStream(io.BytesIO):
     """Bytes that can be read so and so often: each element takes at least one read."""
 
-    _left = _MAX_READS
+    def __init__(self, data: bytes, max_reads: int | None = None):
+        super().__init__(data)
+        self._left = _MAX_READS if max_reads is None else max_reads
 
     @property
     def is_exhausted(self) -> bool:
@@ -163,7 +166,7 @@ class Elements:
             # PS3.5 6.2.2: an unknown representation holds its items in implicit VR.
             implicit = element.is_implicit_VR or element.VR == "UN"
             little = element.is_little_endian or element.VR == "UN"
-            with _naming_errors(stream := ReadStream(value), len(value)):
+            with naming_errors(stream := ReadStream(value), len(value)):
                 items = read_sequence(stream, implicit, little, len(value), "iso8859")
         else:
             items = element.value if element else ()
@@ -237,40 +240,84 @@ def read_dicom(data: bytes) -> DicomFile:
     Raises:
       ImageError: It ends too early, or is no DICOM.
     """
+    return _read(data, _KEPT, _PIXELS.__contains__, _inflate)
+
+
+def read_attributes(head: bytes, tags: frozenset[int], *, is_whole: bool) -> Elements:
+    """Returns attributes of a file, from its first bytes; what follows them is not looked at.
+
+    Args:
+      head: The file, from its start.
+      tags: Of the attributes, each of which may be absent; those of sequences will not do.
+      is_whole: Whether that is all of the file.
+
+    Raises:
+      ImageError: It is no DICOM, or ends before the last of the attributes would come:
+        `truncated`, which more of the file may mend.
+    """
+    last = max(tags)
+    kept = tags | {tag_for_keyword("TransferSyntaxUID")}
+    dicom = _read(head, kept, lambda tag: tag > last, _inflate_head)
+    if dicom.pixels is None and not is_whole:
+        raise _cut()
+    return dicom.elements
+
+
+def _read(
+    data: bytes,
+    kept: frozenset[int],
+    stops: Callable[[int], bool],
+    inflate: Callable[[memoryview], bytes],
+) -> DicomFile:
+    """Returns the attributes of a header up to one that stops it, which is called the pixels."""
     stream = ReadStream(data)
     stream.seek(_PREFIX_END if data[_PREFIX_END - 4 : _PREFIX_END] == b"DICM" else 0)
-    meta, _ = _read_until(stream, len(data), lambda tag: tag >> 16 != 2, False, True)
+    meta, _ = _read_until(stream, len(data), kept, lambda tag: tag >> 16 != 2, False, True)
     syntax = Elements(meta).text("TransferSyntaxUID")
     if syntax == DeflatedExplicitVRLittleEndian:
-        data = _inflate(memoryview(data)[stream.tell() :])
+        data = inflate(memoryview(data)[stream.tell() :])
         stream = ReadStream(data)
     little = syntax != ExplicitVRBigEndian
     # Writers err in what they call the transfer syntax: two capitals are a VR, not a length.
     start = stream.tell()
     vr = data[start + 4 : start + 6]
     implicit = little and not (vr.isalpha() and vr.isupper())
-    elements, pixels = _read_until(stream, len(data), _PIXELS.__contains__, implicit, little)
+    elements, pixels = _read_until(stream, len(data), kept, stops, implicit, little)
     return DicomFile(Elements([*meta, *elements]), syntax, little, data, pixels)
 
 
 def _inflate(deflated: memoryview) -> bytes:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        data = inflater.decompress(deflated, _MAX_INFLATED_BYTES)
-    except zlib.error:
-        raise ImageError(Reason.CORRUPT, "the deflated dataset does not inflate") from None
-    if not inflater.eof and len(data) == _MAX_INFLATED_BYTES:
+    data, is_whole = _inflate_up_to(deflated, _MAX_INFLATED_BYTES)
+    if not is_whole and len(data) == _MAX_INFLATED_BYTES:
         limit = f"a deflated dataset of more than {_MAX_INFLATED_BYTES} bytes"
         raise ImageError(Reason.UNSUPPORTED_FORMAT, limit)
-    if not inflater.eof:
+    if not is_whole:
         raise _cut()
     return data
 
 
+def _inflate_head(deflated: memoryview) -> bytes:
+    return _inflate_up_to(deflated, _MAX_VALUE_BYTES)[0]
+
+
+def _inflate_up_to(deflated: memoryview, most: int) -> tuple[bytes, bool]:
+    """Returns what there is, up to so many bytes, and whether it is all."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        return inflater.decompress(deflated, most), inflater.eof
+    except zlib.error:
+        raise ImageError(Reason.CORRUPT, "the deflated dataset does not inflate") from None
+
+
 def _read_until(
-    stream: ReadStream, size: int, stops: Callable[[int], bool], implicit: bool, little: bool
+    stream: ReadStream,
+    size: int,
+    wanted: frozenset[int],
+    stops: Callable[[int], bool],
+    implicit: bool,
+    little: bool,
 ) -> tuple[list[RawDataElement | DataElement], PixelElement | None]:
-    """Returns the kept elements up to one that stops it, and that one; the stream is before it."""
+    """Returns the wanted elements up to one that stops it, and that; the stream is before it."""
     kept, stop, end = [], None, stream.tell()
 
     def stop_when(tag: int, vr: str | None, length: int) -> bool:
@@ -280,7 +327,7 @@ def _read_until(
             stop = PixelElement(int(tag), vr, stream.tell(), known)
         return stop is not None
 
-    with _naming_errors(stream, size):
+    with naming_errors(stream, size):
         for element in data_element_generator(
             stream, implicit, little, stop_when, defer_size=_MAX_VALUE_BYTES
         ):
@@ -288,7 +335,7 @@ def _read_until(
                 end = element.value_tell + element.length
                 if end > size:
                     raise _cut()
-            if element.tag in _KEPT:
+            if element.tag in wanted:
                 kept.append(element)
             end = stream.tell()
     if stop is None and 0 < size - end < 8:
@@ -297,7 +344,13 @@ def _read_until(
 
 
 @contextlib.contextmanager
-def _naming_errors(stream: ReadStream, size: int) -> Iterator[None]:
+def naming_errors(stream: ReadStream, size: int) -> Iterator[None]:
+    """Turns what pydicom raises into the error of an image, and drops what it logs.
+
+    Args:
+      stream: What it reads.
+      size: Of that, in bytes.
+    """
     _reading.now = True
     try:
         yield

@@ -107,6 +107,18 @@ class ObjectFolder:
             blob.download_to_file(content, **self._patience)
         return content.getvalue()
 
+    def read_start(self, name: str, size_bytes: int) -> bytes:
+        """Returns up to so many bytes from an object's start, by one request."""
+        from google.api_core.exceptions import RequestRangeNotSatisfiable
+
+        blob, end = self._bucket.blob(self._object_name(name)), size_bytes - 1
+        with _os_errors():
+            try:
+                # The store's checksum is one of the whole object.
+                return blob.download_as_bytes(end=end, checksum=None, **self._patience)
+            except RequestRangeNotSatisfiable:
+                return b""  # It has no bytes.
+
     def open(self, name: str) -> BinaryIO:
         """Returns an object to read parts of; reading it raises the store's own errors."""
         return self._blob(name).open("rb", chunk_size=_READ_BYTES, timeout=_TIMEOUT_S)

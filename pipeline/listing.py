@@ -1,9 +1,10 @@
-"""Listing images into a manifest: folders, globs, prefixes, archives, the NIH CSV.
+"""Listing images into a manifest: folders, globs, prefixes, archives, a DICOMDIR, the NIH CSV.
 
 Files are listed in an order of their names, so that the manifest of one archive is
 the same file each time. A single folder is listed without holding its files' names
 in memory; where there are several sources every path is remembered, to list each
-file once. A tar archive is listed as its members, wherever it is found. Linked folders
+file once. Nothing is asked of a file but its name, unless headers of DICOM files are wanted.
+A tar archive is listed as its members, wherever it is found. Linked folders
 are not entered; each counts as one that was left out.
 """
 
@@ -15,13 +16,21 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from model.object_store import SCHEME, ObjectFolder
+from pipeline.hash_key import load_hash_key
+from pipeline.image_names import (
+    IMAGE_EXTENSIONS,
+    has_no_extension,
+    is_dicom_name,
+    is_dicomdir,
+    is_image,
+)
 from pipeline.manifest import NIH_COLUMNS, ManifestRow, check_manifest, read_row_group
 from pipeline.manifest_formats import Row, manifest_columns, manifest_format, write_rows
 from pipeline.source import open_source
@@ -33,7 +42,7 @@ from pipeline.uris import (
     is_gzipped,
     is_streamed,
     manifest_folder,
-    resolve_uri,
+    relative_uri,
     split_member,
 )
 from schemas.errors import InputError
@@ -41,19 +50,36 @@ from schemas.rejects import ImageError
 
 _log = logging.getLogger(__name__)
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
-"""What a file's name must end in, in either case, to be listed."""
-
 
 @dataclass(frozen=True)
 class Listing:
-    """How many images a manifest lists, and how many files or rows it leaves out."""
+    """How many images a manifest lists, and how many files or rows it leaves out.
+
+    Attributes:
+      rows: Images listed.
+      left_out: Files or rows that are none, with the next two.
+      other_modalities: DICOM files by their modality, where it is none of a radiograph.
+      copies: DICOM files with the SOPInstanceUID of one that is listed.
+      without_header: DICOM files that are listed by their path, whose header says no more.
+      new_key: Whether the key was made.
+    """
 
     rows: int
     left_out: int
+    other_modalities: Mapping[str, int] = field(default_factory=dict)
+    copies: int = 0
+    without_header: int = 0
+    new_key: bool = False
 
 
-def list_images(sources: Sequence[str], *, output: str, images: str | None = None) -> Listing:
+def list_images(
+    sources: Sequence[str],
+    *,
+    output: str,
+    images: str | None = None,
+    dicom: bool = False,
+    hash_key: str | None = None,
+) -> Listing:
     """Lists images into a manifest and returns how many.
 
     Args:
@@ -64,21 +90,63 @@ def list_images(sources: Sequence[str], *, output: str, images: str | None = Non
         whole or not at all.
       images: Folder that holds the images of the NIH CSV, or archives of them, at any
         depth.
+      dicom: Whether to read the headers of DICOM files, for ids and further columns, and to
+        look at files without an extension; a DICOMDIR then is a source too.
+      hash_key: File of the key that hashes ids, made where there is none; with `dicom` alone.
 
     Raises:
       InputError: A source is missing, matches nothing, or cannot be listed.
     """
     _check_request(sources, output, images)
+    _check_dicom(sources, images, dicom, hash_key)
+    if dicom:
+        return _list_dicom(sources, output, hash_key)
     folder, counts = manifest_folder(output), collections.Counter()
     with _whole_file(output) as partial:
         if images is None:
-            paths, own = _all_paths(sources), (_absolute(output), partial)
-            rows = _file_rows((path for path in paths if path not in own), folder)
-            carried = ()
+            paths = _without(_all_paths(sources, is_image), output, partial)
+            rows, carried = _file_rows(paths, folder, counts), ()
         else:
             carried, rows = _nih_rows(sources[0], images, folder)
         write_rows(_kept(rows, counts), ("image_id", "uri", *carried), partial)
-    return Listing(counts["kept"], counts["left out"])
+    return Listing(counts["kept"], counts["left out"], without_header=counts["DICOM"])
+
+
+def _list_dicom(sources: Sequence[str], output: str, hash_key: str | None) -> Listing:
+    try:
+        # Half a second to import, and of an extra.
+        from pipeline.dicom_listing import COLUMNS, COPIES, MODALITY, UNREADABLE, dicom_rows
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "pydicom":
+            raise
+        raise InputError(
+            "dicom must be given where pydicom is installed. Received: no pydicom."
+            " pip install 'prescreen[dicom]'."
+        ) from error
+    key = load_hash_key(hash_key) if hash_key else None
+    folder, counts = manifest_folder(output), collections.Counter()
+    with _whole_file(output) as partial:
+        paths = _without(_all_paths(sources, _may_be_image), output, partial)
+        rows = _kept(dicom_rows(paths, folder, key, counts), counts)
+        write_rows(rows, ("image_id", "uri", *COLUMNS), partial)
+        if not counts["kept"]:
+            raise InputError(
+                "sources must hold at least one radiograph. Received:"
+                f" {counts['left out']} files, none of them one. Check the paths."
+            )
+    modalities = {
+        name.removeprefix(MODALITY): number
+        for name, number in sorted(counts.items())
+        if name.startswith(MODALITY)
+    }
+    return Listing(
+        counts["kept"],
+        counts["left out"],
+        modalities,
+        counts[COPIES],
+        counts[UNREADABLE],
+        new_key=key is not None and key.is_new,
+    )
 
 
 def _kept(rows: Iterable[Row | None], counts: collections.Counter) -> Iterator[Row]:
@@ -110,25 +178,59 @@ def _check_request(sources: Sequence[str], output: str, images: str | None) -> N
         raise InputError(f"images must be a folder. Received: images={images!r}. Check the path.")
 
 
-def _file_rows(paths: Iterable[str], folder: str) -> Iterator[Row | None]:
-    """Yields the row of each image, and None for any other file."""
+def _check_dicom(
+    sources: Sequence[str], images: str | None, dicom: bool, hash_key: str | None
+) -> None:
+    if dicom and images is not None:
+        raise InputError(
+            "dicom must be given without images. Received: both. The NIH's images are PNGs."
+        )
+    if hash_key is not None and not dicom:
+        raise InputError(
+            "hash-key must be given with dicom, whose ids it hashes. Received: hash-key alone."
+        )
+    if not dicom and any(map(is_dicomdir, sources)):
+        raise InputError(
+            "dicom must be given where a source is a DICOMDIR. Received: a DICOMDIR. Add --dicom."
+        )
+
+
+def _may_be_image(path: str) -> bool:
+    return is_image(path) or has_no_extension(path)
+
+
+def _without(paths: Iterable[str], output: str, partial: str) -> Iterator[str]:
+    """Passes paths on, but for those of the manifest."""
+    own = (_absolute(output), partial)
+    return (path for path in paths if path not in own)
+
+
+def _file_rows(
+    paths: Iterable[str], folder: str, counts: collections.Counter
+) -> Iterator[Row | None]:
+    """Yields the row of each image, and None for any other file; counts DICOM files."""
     for path in paths:
-        yield (image_id_of(path, folder), _uri_of(path, folder)) if _is_image(path) else None
+        counts["DICOM"] += is_dicom_name(path)
+        yield (image_id_of(path, folder), relative_uri(path, folder)) if is_image(path) else None
 
 
-def _all_paths(sources: Sequence[str]) -> Iterable[str]:
+def _all_paths(sources: Sequence[str], counts_as_image: Callable[[str], bool]) -> Iterable[str]:
     """Returns the path of every file of the sources, once."""
-    listings = [(source, _paths(source)) for source in sources]  # missing ones are found first
+    listings = [  # missing ones are found first
+        (source, _paths(source), counts_as_image) for source in sources
+    ]
     if len(sources) == 1:
         return _holding_images(*listings[0])
     return dict.fromkeys(path for listing in listings for path in _holding_images(*listing))
 
 
-def _holding_images(source: str, paths: Iterator[str]) -> Iterator[str]:
+def _holding_images(
+    source: str, paths: Iterator[str], counts_as_image: Callable[[str], bool]
+) -> Iterator[str]:
     """Passes the paths on; raises at the end if no image was among them."""
     found = False
     for path in paths:
-        found = found or _is_image(path)
+        found = found or counts_as_image(path)
         yield path
     if not found:
         raise InputError(
@@ -187,6 +289,8 @@ def _files(source: str) -> Iterator[str]:
     """Returns the absolute paths or uris of the files of a source."""
     if os.path.isdir(source):
         return _walk(os.path.abspath(source))
+    if is_dicomdir(source) and (has_scheme(source) or os.path.exists(source)):
+        return _referenced(_absolute(source))
     if has_scheme(source):
         return _remote_paths(source)
     if os.path.exists(source):
@@ -197,6 +301,16 @@ def _files(source: str) -> Iterator[str]:
         "source must be a folder, a glob, a prefix, an archive, an image or the NIH CSV."
         f" Received: source={source!r}, which does not exist. Check the path."
     )
+
+
+def _referenced(dicomdir: str) -> Iterator[str]:
+    """Returns the images of a DICOMDIR; warns of what else it references."""
+    from pipeline.dicom_listing import referenced_files
+
+    files, others = referenced_files(dicomdir)
+    if others:
+        _log.warning("source=%r references %d files that are no images.", dicomdir, others)
+    return iter(files)
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -268,7 +382,7 @@ def _nih_rows(
     carried, rows = _checked_rows(source)
     files = _files_by_name(images, {row.image_id for row in rows})
     return carried, (
-        (row.image_id, _uri_of(files[row.image_id], folder), *row.carried)
+        (row.image_id, relative_uri(files[row.image_id], folder), *row.carried)
         if row.image_id in files
         else None
         for row in rows
@@ -303,18 +417,8 @@ def _files_by_name(images: str, names: set[str]) -> dict[str, str]:
     return files
 
 
-def _uri_of(path: str, folder: str) -> str:
-    """Returns the uri by which a manifest in `folder` names `path`, relative if it can."""
-    relative = image_id_of(path, folder)
-    return relative if resolve_uri(relative, folder) == path else path
-
-
 def _absolute(path: str) -> str:
     return path if has_scheme(path) else os.path.abspath(path)
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(IMAGE_EXTENSIONS)
 
 
 @contextlib.contextmanager

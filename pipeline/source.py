@@ -87,6 +87,38 @@ def read_source(
     return _with_retries(lambda watch: _read(uri, watch, make_room), watch or Watch(), sleep)
 
 
+def read_start(
+    uri: str,
+    size_bytes: int,
+    watch: Watch | None = None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bytes:
+    """Returns the first bytes of a file, fewer where it has no more; of an object by one request.
+
+    Args:
+      uri: A local path, or a URL of any scheme that Beam's FileSystems know.
+      size_bytes: How many.
+      watch: Told how far it is.
+      sleep: Waits for that many seconds.
+
+    Raises:
+      ImageError: As `read_source` does.
+    """
+    return _with_retries(lambda watch: _read_start(uri, size_bytes), watch or Watch(), sleep)
+
+
+def _read_start(uri: str, size_bytes: int) -> bytes:
+    if uri.startswith(SCHEME):
+        store, name = object_of(uri, tries_again=False)
+        with _naming_remote_errors():
+            return store.read_start(name, size_bytes)
+    if not has_scheme(uri):
+        file_version(uri)  # raises if it is a pipe, whose opening would wait
+    with open_source(uri) as file:
+        return file.read(size_bytes)
+
+
 def _with_retries(
     attempt: Callable[[Watch], _Found], watch: Watch, sleep: Callable[[float], None]
 ) -> _Found:

@@ -73,6 +73,12 @@ def image_id_of(uri: str, folder: str) -> str:
     return resolved.removeprefix(inside) if resolved.startswith(inside) else uri
 
 
+def relative_uri(path: str, folder: str) -> str:
+    """Returns the uri by which a manifest in `folder` names `path`, relative if it can."""
+    relative = image_id_of(path, folder)
+    return relative if resolve_uri(relative, folder) == path else path
+
+
 def redacted_id(uri: str) -> str:
     """Returns what names an image without telling its uri: 16 hex digits of its SHA-256."""
     return hashlib.sha256(uri.encode(errors="surrogateescape")).hexdigest()[:16]

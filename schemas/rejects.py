@@ -35,6 +35,7 @@ class Reason(enum.StrEnum):
     NO_PIXEL_DATA = "no_pixel_data"
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
     INVALID_HEADER = "invalid_header"
+    OTHER_MODALITY = "other_modality"
     DECODE_TIMEOUT = "decode_timeout"
     # infer
     NON_FINITE_SCORE = "non_finite_score"
@@ -79,6 +80,7 @@ _STAGES = {
             Reason.NO_PIXEL_DATA,
             Reason.UNSUPPORTED_TRANSFER_SYNTAX,
             Reason.INVALID_HEADER,
+            Reason.OTHER_MODALITY,
             Reason.DECODE_TIMEOUT,
         ),
         Stage.DECODE,

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections.abc import Iterable
 
 import imagecodecs
 import numpy as np
@@ -58,6 +59,41 @@ def dicom_file(cells: np.ndarray, syntax: str = uid.ExplicitVRLittleEndian, **at
     stream = io.BytesIO()
     dcmwrite(stream, dataset, enforce_file_format=True)
     return stream.getvalue()
+
+
+def dicomdir_file(
+    images: Iterable[str | list[str]], others: Iterable = (), undefined_length: bool = False
+) -> bytes:
+    """Returns a DICOMDIR of one patient.
+
+    Args:
+      images: Names that its records of images reference, by component.
+      others: Those of structured reports.
+      undefined_length: Whether a delimiter ends the records, and each of them.
+    """
+    dataset = FileDataset(None, {}, preamble=bytes(128))
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = uid.MediaStorageDirectoryStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = _STUDY_UID
+    records = [_record("PATIENT", PatientName=CANARY, PatientID=CANARY)]
+    records += [_record("IMAGE", ReferencedFileID=name) for name in images]
+    records += [_record("SR DOCUMENT", ReferencedFileID=name) for name in others]
+    for record in records:
+        record.is_undefined_length_sequence_item = undefined_length
+    dataset.DirectoryRecordSequence = records
+    dataset["DirectoryRecordSequence"].is_undefined_length = undefined_length
+    stream = io.BytesIO()
+    dcmwrite(stream, dataset, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def _record(kind: str, **attributes) -> Dataset:
+    record = Dataset()
+    record.DirectoryRecordType = kind
+    for keyword, value in attributes.items():
+        setattr(record, keyword, value)
+    return record
 
 
 def lookup_table(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from fuzz_inputs import Original, drawn_images
 
 from model import preprocessing
+from model.dicom_identity import read_identity
 from schemas.contract import STANDARD_CONTRACT
 from schemas.errors import InputError
 from schemas.rejects import ImageError, Stage
@@ -59,6 +60,7 @@ class CheckImages:
         _require(np.array_equal(neighbour.result().pixels, pixels), "a neighbour has other pixels")
         again, levels_again = _decoded(image.data)
         _require((again, levels_again) == (outcome, levels), "another outcome the second time")
+        _check_identity(image.data)
         return outcome
 
 
@@ -77,6 +79,18 @@ def _decoded(data: bytes) -> tuple[str, bytes]:
     )
     _require(prepared.width > 0 and prepared.height > 0, "a size of zero")
     return SQUARE, square.tobytes()
+
+
+def _check_identity(data: bytes) -> None:
+    """Reads the header for a manifest, whole and as the start of a file; most have none."""
+    for is_whole in (True, False):
+        try:
+            found = read_identity(data, is_whole=is_whole)
+        except ImageError as error:
+            _require("\n" not in error.detail, "a detail of more than one line")
+        else:
+            text = found.patient_id or ""
+            _require(text.isprintable(), "an id of a patient that cannot be printed")
 
 
 class CheckManifests:

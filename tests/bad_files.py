@@ -110,6 +110,7 @@ def _bad_contents() -> dict[str, tuple[Reason, bytes]]:
             dicom_file(grey_picture(), "1.2.840.10008.1.2.4.94", PixelData=encapsulate([b"JPIP"])),
         ),
         "header.dcm": (Reason.INVALID_HEADER, dicom_file(grey_picture(), BitsStored=9)),
+        "ct.dcm": (Reason.OTHER_MODALITY, dicom_file(grey_picture(), Modality="CT")),
         "twelve_bit.jpg": (Reason.UNSUPPORTED_FORMAT, with_frame(jpeg, bits=12)),
         "truncated.png": (Reason.TRUNCATED, png[: len(png) // 2]),
         "truncated.jpg": (Reason.TRUNCATED, jpeg[: len(jpeg) * 2 // 3]),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom import uid
 
-from model import decoding, dicom_header, dicom_pixels
+from model import decoding, dicom, dicom_header, dicom_pixels
 from model.decoding import decode_grey
 from model.dicom import is_dicom
 from model.overlays import draw_overlay
@@ -621,7 +621,7 @@ def test_decode_dicom_of_a_bomb_is_refused_before_it_takes_memory(monkeypatch):
     ids=["elements", "items"],
 )
 def test_decode_dicom_of_elements_without_end_is_refused(element, monkeypatch):
-    monkeypatch.setattr(dicom_header.ReadStream, "_left", 1000)
+    monkeypatch.setattr(dicom_header, "_MAX_READS", 1000)
     data = bytes(128) + b"DICM" + element + element[12:] * 400 + element * 1000
     assert str(reject_of(data)) == "corrupt: a header of too many elements"
 
@@ -675,7 +675,26 @@ PYDICOM_FILES = {
 }
 
 
-def test_decode_files_of_pydicom_reads_each_or_gives_its_reason():
+@pytest.fixture
+def any_modality(monkeypatch):
+    """Lets the decoder decode what is no radiograph."""
+    monkeypatch.setattr(dicom, "RADIOGRAPHS", ("CR", "CT", "MR", "NM", "OT", "RG", "US"))
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "US", "MG", "OT", "XYZ"])
+def test_decode_dicom_of_another_modality_is_rejected(modality):
+    error = reject_of(dicom_file(SMALL, Modality=modality))
+    assert error.reason is Reason.OTHER_MODALITY
+    assert error.detail == "a DICOM image of another modality than CR, DX, RG"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what writes the file wants capitals
+@pytest.mark.parametrize("modality", ["CR", "DX", "RG", "dx", "", None])
+def test_decode_dicom_of_a_radiographs_modality_or_none_is_read(modality):
+    assert np.array_equal(grey_of(dicom_file(SMALL, Modality=modality)), SMALL)
+
+
+def test_decode_files_of_pydicom_reads_each_or_gives_its_reason(any_modality):
     outcomes = {}
     for path in TEST_FILES.glob("*.dcm"):
         try:
@@ -691,12 +710,12 @@ def test_decode_files_of_pydicom_reads_each_or_gives_its_reason():
     ["MR_small_RLE", "MR_small_bigendian", "MR_small_expb", "MR_small_implicit", "MR_small_padded"]
     + ["MR_small_jp2klossless", "MR_small_jpeg_ls_lossless"],
 )
-def test_decode_one_image_of_pydicom_in_seven_syntaxes_gives_the_same(name):
+def test_decode_one_image_of_pydicom_in_seven_syntaxes_gives_the_same(name, any_modality):
     one, other = (grey_of((TEST_FILES / f"{each}.dcm").read_bytes()) for each in ("MR_small", name))
     assert np.array_equal(one, other)
 
 
-def test_decode_colour_bars_of_pydicom_gives_the_luma_whatever_holds_them():
+def test_decode_colour_bars_of_pydicom_gives_the_luma_whatever_holds_them(any_modality):
     expected = grey_of((TEST_FILES / "SC_rgb_rle.dcm").read_bytes())
     for path in TEST_FILES.glob("SC_rgb_*.dcm"):
         if PYDICOM_FILES[path.stem] != "read":
@@ -708,7 +727,7 @@ def test_decode_colour_bars_of_pydicom_gives_the_luma_whatever_holds_them():
             assert difference.mean() < 2, path.stem
 
 
-def test_decode_twelve_bit_jpeg_of_pydicom_keeps_its_twelve_bits():
+def test_decode_twelve_bit_jpeg_of_pydicom_keeps_its_twelve_bits(any_modality):
     values = grey_of((TEST_FILES / "JPGExtended.dcm").read_bytes())
     assert values.shape == (1024, 256)
     assert values.max() == round(264 / 4095 * 255)

@@ -115,10 +115,10 @@ def objects(monkeypatch):
 def test_list_images_folder_in_any_format_gives_the_same_rows(archive, extension):
     fill(archive, "b.png", "a/2.JPG", "a/10.jpeg", "a/z/1.Png", "c.dcm", "a/notes.txt", "png")
     output = archive / f"manifest.{extension}"
-    assert list_images([str(archive)], output=str(output)) == Listing(4, 3)
+    assert list_images([str(archive)], output=str(output)) == Listing(5, 2, without_header=1)
     assert read(output) == [
         ManifestRow(name, f"{archive}/{name}", ())
-        for name in ("b.png", "a/10.jpeg", "a/2.JPG", "a/z/1.Png")
+        for name in ("b.png", "c.dcm", "a/10.jpeg", "a/2.JPG", "a/z/1.Png")
     ]
     assert [name for name in os.listdir() if name.startswith(".")] == []
 
@@ -248,7 +248,10 @@ def test_list_images_overlapping_sources_list_each_file_once(archive):
 
 BAD_SOURCES = {
     "missing": ("gone", "must be a folder, a glob, .*Received: source='gone', which does not"),
-    "empty glob": ("gone*", r"at least one image \(.png, .jpg, .jpeg\).*source='gone\*'"),
+    "empty glob": (
+        "gone*",
+        r"at least one image \(.png, .jpg, .jpeg, .dcm, .dicom\).*source='gone\*'",
+    ),
     "no images": ("texts", "at least one image .*source='texts'"),
     "no image": ("texts/a.txt", "at least one image .*source='texts/a.txt'"),
     "tar": (
@@ -530,6 +533,8 @@ def test_manifest_command_bad_source_exits_with_two_and_one_line(archive):
 
 def test_manifest_command_help_explains_every_option(archive):
     output = CliRunner().invoke(manifest_command, ["--help"]).output
-    assert "--output FILE  Manifest to write" in output
+    assert "--output FILE    Manifest to write" in output
     assert "[required]" in output
-    assert re.search(r"--images DIR   Folder of the images.*\[default: \(none\)\]", output, re.S)
+    assert "--dicom          Read the headers" in output
+    assert "--hash-key FILE  Hash the ids" in output
+    assert re.search(r"--images DIR     Folder of the images.*\[default: \(none\)\]", output, re.S)

@@ -14,7 +14,7 @@ PUBLISHED = {
     Stage.DECODE: [
         *("empty_file", "not_an_image", "unsupported_format", "truncated", "corrupt"),
         *("zero_dimension", "too_many_pixels", "animated", "decode_timeout", "multi_frame"),
-        *("no_pixel_data", "unsupported_transfer_syntax", "invalid_header"),
+        *("no_pixel_data", "unsupported_transfer_syntax", "invalid_header", "other_modality"),
     ],
     Stage.INFER: ["non_finite_score", "inference_error"],
     Stage.GATE: [
