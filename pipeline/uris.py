@@ -14,6 +14,11 @@ def has_scheme(uri: str) -> bool:
     return _SCHEME.match(uri) is not None
 
 
+def absolute_path(uri: str) -> str:
+    """Returns a local path made absolute; what has a scheme stays as it is."""
+    return uri if has_scheme(uri) else os.path.abspath(uri)
+
+
 def split_member(uri: str) -> tuple[str, str | None]:
     """Returns the file that `uri` names, and the member of it where that is a tar archive."""
     end = _ARCHIVE_END.search(uri)
