@@ -2,7 +2,8 @@
 
 * `pipeline.run`: one run, from options to a published record.
 * `pipeline.manifest`, `pipeline.manifest_formats`, `pipeline.uris`: checking a manifest.
-* `pipeline.listing`: making one from folders and globs.
+* `pipeline.listing`: making one from folders and globs (`source_paths`), and from headers of DICOM
+  files (`dicom_listing`), with ids hashed (`hash_key`).
 * `pipeline.starting`, `pipeline.lock`, `pipeline.settings`, `pipeline.run_state`: which run a
   start works on, alone, and under which settings.
 * `pipeline.planning`: which images no earlier attempt and no published run holds.
