@@ -56,7 +56,7 @@ def predict_command(
     as_json: bool,
     **options,
 ):
-    """Predicts the findings of a few local PNG or JPEG images.
+    """Predicts the findings of a few local images: PNG, JPEG or DICOM.
 
     Prints what is above its threshold, highest score first. Scores, thresholds and
     overlays are those of score; an image is called what it is called in a manifest

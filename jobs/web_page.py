@@ -112,7 +112,7 @@ def _build_page(handlers: _Handlers) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 _html("<h1>One chest X-ray</h1>", elem_id="title")
-                upload = gr.File(label="A chest X-ray, PNG or JPEG", height=140)
+                upload = gr.File(label="A chest X-ray: PNG, JPEG or DICOM", height=140)
                 samples = gr.Dataset(
                     label="Or a phantom: a drawing, not an X-ray",
                     components=[gr.HTML(render=False)],

@@ -39,7 +39,7 @@ _REMEDIES = {
     Reason.NOT_FOUND: "Upload it again.",
     Reason.TOO_MANY_BYTES: "Upload a smaller file.",
     Reason.EMPTY_FILE: _ANEW,
-    Reason.NOT_AN_IMAGE: "Upload a radiograph as PNG or JPEG.",
+    Reason.NOT_AN_IMAGE: "Upload a radiograph as PNG, JPEG or DICOM.",
     Reason.UNSUPPORTED_FORMAT: "Convert it to PNG or to an 8-bit JPEG.",
     Reason.TRUNCATED: _ANEW,
     Reason.CORRUPT: _ANEW,

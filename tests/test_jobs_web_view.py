@@ -3,9 +3,11 @@
 import base64
 import dataclasses
 import html.parser
+import io
 import os
 
 import pytest
+from PIL import Image
 
 from jobs.web_view import (
     draw_samples,
@@ -17,6 +19,7 @@ from jobs.web_view import (
 )
 from model import predictor as predictor_module
 from model.decoding import decode_grey
+from model.phantoms import draw_phantom
 from model.predictor import Predictor
 from model.reading import MAX_BYTES
 from schemas.findings import FINDINGS, NO_FINDING
@@ -103,6 +106,16 @@ def test_show_image_without_a_flag_does_not_call_it_normal(predictor, image):
     said = "No finding is above its threshold. That does not make the image a normal one."
     assert said in Parts(shown.result).text
     assert "so there is nothing to draw" in Parts(shown.overlays).text
+
+
+def test_show_image_says_what_speaks_against_believing_its_scores(predictor, image):
+    # A picture of the fake network is black but for a row of levels: over 60% of it.
+    dark = Parts(show_image(predictor, image({"Mass": 102}), "Uploaded image").result)
+    assert "Speaks against believing this: clipped." in dark.text
+    whole = io.BytesIO()
+    Image.fromarray(draw_phantom(5, 3, 256).pixels).save(whole, "PNG")
+    phantom = Parts(show_image(predictor, whole.getvalue(), "Phantom").result)
+    assert "Speaks against" not in phantom.text
 
 
 def test_show_image_draws_the_overlays_of_predict_for_all_that_is_flagged(predictor, image):
