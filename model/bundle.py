@@ -144,7 +144,15 @@ def save_bundle(
 
     Returns:
       `info` with the digests of the files as written.
+
+    Raises:
+      ValueError: There is one of `distance` and `feature_reference` without the other.
     """
+    if (distance is None) != (info.feature_reference is None):
+        raise ValueError(
+            "distance must be given where info has a feature_reference, and only there. Received:"
+            f" distance={distance}, feature_reference={info.feature_reference}."
+        )
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     (path / _INFO_FILE).unlink(missing_ok=True)

@@ -312,7 +312,9 @@ def test_score_tta_mode_without_thresholds_exits_2(phantoms, tmp_path):
     import dataclasses
 
     info = load_bundle_info(demo_bundle_path())
-    only = dataclasses.replace(info, thresholds={"none": info.thresholds["none"]})
+    only = dataclasses.replace(
+        info, thresholds={"none": info.thresholds["none"]}, feature_reference=None
+    )
     save_bundle(load_network(demo_bundle_path()), only, str(tmp_path / "bundle"))
     arguments = [
         "--manifest", str(phantoms / "manifest.csv"), "--output", str(tmp_path / "out"),

@@ -176,3 +176,10 @@ def test_read_features_of_something_else_is_refused(tmp_path, arrays, message):
     digest = hashlib.sha256((tmp_path / "features.npz").read_bytes()).hexdigest()
     with pytest.raises(InputError, match=message):
         read_features(tmp_path, digest)
+
+
+def test_save_bundle_that_names_a_distance_without_one_is_refused(bundle, demo_network, tmp_path):
+    _, info = bundle
+    with pytest.raises(ValueError, match="distance must be given where info has"):
+        save_bundle(demo_network, info, str(tmp_path / "bundle"))
+    assert list(tmp_path.iterdir()) == []

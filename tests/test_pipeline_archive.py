@@ -11,6 +11,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from model.quality import image_quality
 from pipeline import archive, scoring
 from pipeline.archive import ReadManifest, ScoreArchive, score_archive
 from pipeline.manifest import ManifestRow, read_row_group
@@ -235,6 +236,7 @@ def test_score_archive_rows_are_those_of_each_image_alone(tmp_path, rows, scorer
             "content_sha256": hashlib.sha256(content).hexdigest(),
             "mean_intensity": pytest.approx(float(pixels.mean()), rel=1e-6),
             "std_intensity": pytest.approx(float(pixels.std()), rel=1e-6),
+            "quality": list(image_quality(pixels, 224, 224)),
             "scored_at": found[row.image_id]["scored_at"],
             "patient_id": f"p{index}",
             "site": None,
