@@ -14,6 +14,18 @@ model_option = click.option(
     "--model", "bundle", metavar="BUNDLE", show_default="demonstration", help="Model bundle."
 )
 
+thresholds_option = click.option(
+    "--thresholds", metavar="FILE", show_default="the bundle's", help="Thresholds as JSON."
+)
+
+tta_option = click.option(
+    "--tta",
+    type=click.Choice(["none", "borderline", "all"]),
+    default="none",
+    help="Test-time augmentation: average six views of no image, of images with a score"
+    " near a threshold, or of all.",
+)
+
 batch_size_option = click.option(
     "--batch-size",
     type=click.IntRange(1),

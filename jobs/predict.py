@@ -10,7 +10,7 @@ import click
 
 from jobs.command import EXIT_FAILED, Command, Failure
 from jobs.logs import load_tensorflow
-from jobs.options import model_option, precision_option
+from jobs.options import model_option, precision_option, thresholds_option, tta_option
 from schemas.errors import InputError
 from schemas.findings import FINDINGS
 from schemas.rejects import ImageError
@@ -28,16 +28,8 @@ _DEFAULT_TOP = 3
 @click.command("predict", cls=Command, context_settings={"show_default": True})
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @model_option
-@click.option(
-    "--thresholds", metavar="FILE", show_default="the bundle's", help="Thresholds as JSON."
-)
-@click.option(
-    "--tta",
-    type=click.Choice(["none", "borderline", "all"]),
-    default="none",
-    help="Test-time augmentation: average six views of no image, of images with a score"
-    " near a threshold, or of all.",
-)
+@thresholds_option
+@tta_option
 @click.option("--gradcam", metavar="DIR", show_default="none", help="Folder to draw overlays into.")
 @click.option(
     "--gradcam-top",

@@ -11,6 +11,8 @@ from jobs.options import (
     model_option,
     precision_option,
     quiet_option,
+    thresholds_option,
+    tta_option,
 )
 from pipeline.presets import PRESETS
 from schemas.quality import Gate
@@ -69,16 +71,8 @@ _OPTIONS = (
         metavar="CODE",
         help="With --retry-rejects: only those rejected for this reason; repeatable.",
     ),
-    click.option(
-        "--thresholds", metavar="FILE", show_default="the bundle's", help="Thresholds as JSON."
-    ),
-    click.option(
-        "--tta",
-        type=click.Choice(["none", "borderline", "all"]),
-        default="none",
-        help="Test-time augmentation: average six views of no image, of images with a score"
-        " near a threshold, or of all.",
-    ),
+    thresholds_option,
+    tta_option,
     click.option(
         "--gradcam-top",
         type=click.IntRange(0, 14),

@@ -18,7 +18,7 @@ import click
 from jobs import command
 from jobs.command import Command
 from jobs.logs import load_tensorflow
-from jobs.options import model_option, precision_option
+from jobs.options import model_option, precision_option, thresholds_option, tta_option
 from schemas.errors import InputError
 
 _ABANDONED_AFTER_S = 600
@@ -29,16 +29,8 @@ _SWEEP_EVERY_S = 60
 
 @click.command("web", cls=Command, context_settings={"show_default": True})
 @model_option
-@click.option(
-    "--thresholds", metavar="FILE", show_default="the bundle's", help="Thresholds as JSON."
-)
-@click.option(
-    "--tta",
-    type=click.Choice(["none", "borderline", "all"]),
-    default="none",
-    help="Test-time augmentation: average six views of no image, of images with a score"
-    " near a threshold, or of all.",
-)
+@thresholds_option
+@tta_option
 @precision_option
 @click.option(
     "--host",
