@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 from model.object_store import SCHEME, ObjectFolder, StoredObject
 from pipeline.layout import PUBLISHED, Output, RunPaths
+from schemas.errors import InputError
 
 
 class OutputError(Exception):
@@ -40,6 +41,25 @@ def existing_output(place: str) -> Iterator[Output]:
         with _reading_store():
             _fetch_records(output)
         yield output
+
+
+@contextmanager
+def run_in_output(record: str) -> Iterator[tuple[Output, RunPaths]]:
+    """Gives the OUTPUT of a run, as `existing_output` does, and the run's paths in it.
+
+    Args:
+      record: `OUTPUT/runs/ID.json`, a local path or a `gs://` uri; need not be there.
+
+    Raises:
+      InputError: It is no such place.
+      OutputError: A store refuses, or does not answer.
+    """
+    place = record if record.startswith(SCHEME) else str(Path(record).absolute())
+    folder, _, name = place.rpartition("/")
+    if not folder.endswith("/runs") or not name.endswith(".json"):
+        raise InputError(f"RUN must be a record, OUTPUT/runs/ID.json. Received: {record}.")
+    with existing_output(folder.removesuffix("/runs")) as output:
+        yield output, output.run(name.removesuffix(".json"))
 
 
 def _fetch_records(output: Output) -> None:

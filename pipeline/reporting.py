@@ -5,8 +5,8 @@ from pathlib import Path
 
 from model.object_store import SCHEME
 from pipeline.comparison import EarlierRun, check_comparable, earlier_run
-from pipeline.layout import Output, RunPaths
-from pipeline.mirror import existing_output, fetch, published_run
+from pipeline.layout import RunPaths
+from pipeline.mirror import fetch, published_run, run_in_output
 from pipeline.report import make_report, write_report
 from pipeline.report_tables import published_tables, worklist_of
 from pipeline.run_state import read_record
@@ -27,7 +27,7 @@ def report_run(run: str, output: str | None, against: str | None) -> Path:
       OutputError: A store refuses, or does not answer.
     """
     with ExitStack() as held:
-        opened, paths = _open(run, held)
+        opened, paths = held.enter_context(run_in_output(run))
         record = read_record(paths.record)
         path = Path(output) if output else _own_place(paths, record)
         _fetch_run(paths)
@@ -47,16 +47,6 @@ def report_run(run: str, output: str | None, against: str | None) -> Path:
             f"--output must be a file that can be written. Received: {path} ({error.strerror})."
         ) from error
     return path
-
-
-def _open(run: str, held: ExitStack) -> tuple[Output, RunPaths]:
-    """Returns the OUTPUT of a run and the run's paths in it; `held` ends what is opened."""
-    place = run if run.startswith(SCHEME) else str(Path(run).absolute())
-    folder, _, name = place.rpartition("/")
-    if not folder.endswith("/runs") or not name.endswith(".json"):
-        raise InputError(f"RUN must be a record, OUTPUT/runs/ID.json. Received: {run}.")
-    opened = held.enter_context(existing_output(folder.removesuffix("/runs")))
-    return opened, opened.run(name.removesuffix(".json"))
 
 
 def _fetch_run(paths: RunPaths) -> None:

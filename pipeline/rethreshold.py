@@ -7,11 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 from model.bundle import BundleInfo, load_bundle_info, thresholds_id
 from model.calibration import Calibration, calibration_from_json
-from model.object_store import SCHEME
 from model.overlays import overlay_note
 from model.thresholds import Thresholds, load_thresholds, threshold_vector
 from pipeline.commit import CommitSettings, commit_run
@@ -22,7 +20,7 @@ from pipeline.events import Report
 from pipeline.job import ScoringJob
 from pipeline.layout import Output, RunPaths
 from pipeline.locking import succession_lock
-from pipeline.mirror import existing_output
+from pipeline.mirror import run_in_output
 from pipeline.publishing import finish_commits
 from pipeline.record import RunFacts
 from pipeline.restaging import AddedMaps, restage
@@ -112,7 +110,7 @@ def rethreshold_run(
     """
     started, started_s = datetime.datetime.now(datetime.UTC), time.monotonic()
     with ExitStack() as held:
-        output, paths = _open(options.run, held)
+        output, paths = held.enter_context(run_in_output(options.run))
         parent = read_record(paths.record)
         setup = _set_up(options, output, parent, started, started_s)
         for record in finish_commits(output):
@@ -135,16 +133,6 @@ def rethreshold_run(
             ) from error
     report("published", run_id=run_id, **record["counts"])
     return record
-
-
-def _open(run: str, held: ExitStack) -> tuple[Output, RunPaths]:
-    """Returns the OUTPUT of a run and the run's paths in it; `held` ends what is opened."""
-    place = run if run.startswith(SCHEME) else str(Path(run).absolute())
-    folder, _, name = place.rpartition("/")
-    if not folder.endswith("/runs") or not name.endswith(".json"):
-        raise InputError(f"RUN must be a record, OUTPUT/runs/ID.json. Received: {run}.")
-    output = held.enter_context(existing_output(folder.removesuffix("/runs")))
-    return output, output.run(name.removesuffix(".json"))
 
 
 def _set_up(
