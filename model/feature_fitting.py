@@ -8,10 +8,11 @@ from sklearn.covariance import LedoitWolf
 
 from model.feature_distance import QUANTILES, FeatureDistance, FeatureReference, of_length_1
 from model.folding import fold_batch_norms
+from model.frozen import freeze
 from model.gradcam import explained_network
 from model.image_cache import LabelledImages
 from model.network import set_precision
-from model.scorer import CPU_BATCH_SIZE, freeze, pooled_features
+from model.scorer import CPU_BATCH_SIZE, pooled_features
 
 _MOST_FITTED = 20_000
 """Images that the mean and covariance come from; of more they are drawn at random."""

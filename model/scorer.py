@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from model import gradcam, tta
 from model.devices import prepare_gpus
 from model.feature_distance import FeatureDistance
 from model.folding import fold_batch_norms
+from model.frozen import FrozenGraph, freeze
 from model.network import set_precision
 from model.thresholds import TTA_MODES
 from schemas.contract import STANDARD_CONTRACT, VIEWS
@@ -100,13 +100,12 @@ class Scorer:
             raise ValueError(f"tta_mode must be one of {TTA_MODES}. Received: {tta_mode!r}.")
         if (tta_mode == "borderline") != (borderline is not None):
             raise ValueError("borderline must be given for tta_mode='borderline', and only then.")
-        self._on_gpu = prepare_gpus()
         self._tta_mode = tta_mode
         self._borderline = borderline
         self._batch_limit: int | None = None
         network = fold_batch_norms(network)
         set_precision(network, precision)
-        self._graph = freeze(_single_view(network, distance))
+        self._graph = FrozenGraph(freeze(_single_view(network, distance)))
 
     def score(self, images: np.ndarray) -> Scores:
         """Returns the scores of a batch of any size.
@@ -150,7 +149,7 @@ class Scorer:
         while start < len(images):
             piece = images[start : start + (self._batch_limit or len(images))]
             try:
-                pieces.append(self._run(piece))
+                pieces.append(self._graph(piece))
             except tf.errors.ResourceExhaustedError as error:
                 if len(piece) == 1:
                     raise MemoryError("one image does not fit in the device's memory") from error
@@ -161,18 +160,6 @@ class Scorer:
                 raise InferenceError(type(error).__name__) from error
             start += len(piece)
         return [np.concatenate(part) for part in zip(*pieces, strict=True)]
-
-    def _run(self, images: np.ndarray) -> list[np.ndarray]:
-        count = len(images)
-        if self._on_gpu:
-            images = pad_to_power_of_two(images)
-        return [output.numpy()[:count] for output in self._graph(tf.constant(images))]
-
-
-def pad_to_power_of_two(images: np.ndarray) -> np.ndarray:
-    """Returns `images` with black ones appended, so that a GPU sees few shapes."""
-    wanted = 1 << (len(images) - 1).bit_length()
-    return np.pad(images, ((0, wanted - len(images)), (0, 0), (0, 0)))
 
 
 def default_batch_size() -> int:
@@ -203,11 +190,3 @@ def pooled_features(outputs: dict):
       outputs: What `model.gradcam.explained_network` returned for a batch.
     """
     return ops.mean(ops.cast(outputs["features"], "float32"), axis=(1, 2))
-
-
-def freeze(function: Callable) -> Callable:
-    """Returns `function` as one graph whose variables are constants."""
-    size = STANDARD_CONTRACT.size
-    signature = tf.TensorSpec((None, size, size), tf.uint8, name="images")
-    concrete = tf.function(function, autograph=False).get_concrete_function(signature)
-    return convert_variables_to_constants_v2(concrete)

@@ -12,9 +12,10 @@ import numpy as np
 from model.bundle import BundleInfo, load_bundle_info, load_network
 from model.devices import resolve_precision
 from model.folding import fold_batch_norms
+from model.frozen import FrozenGraph, freeze
 from model.network import set_precision
 from model.overlays import overlay_note
-from model.scorer import Scorer, default_batch_size, freeze
+from model.scorer import Scorer, default_batch_size
 from model.serving import build_scorer, choose_thresholds, scorer_settings
 from model.thresholds import flagged_findings, threshold_vector
 from pipeline.benchmark import (
@@ -256,9 +257,6 @@ def _scorers(options: BenchmarkOptions, info: BundleInfo) -> Iterator[tuple[str,
 
 
 def _without_maps(options: BenchmarkOptions) -> Callable[[np.ndarray], list[np.ndarray]]:
-    import tensorflow as tf
-
     network = fold_batch_norms(load_network(options.bundle))
     set_precision(network, resolve_precision(options.precision))
-    graph = freeze(lambda squares: [network(squares, training=False)])
-    return lambda batch: [output.numpy() for output in graph(tf.constant(batch))]
+    return FrozenGraph(freeze(lambda squares: [network(squares, training=False)]))

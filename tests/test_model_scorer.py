@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from model import tta
-from model.scorer import Borderline, InferenceError, Scorer, pad_to_power_of_two
+from model.scorer import Borderline, InferenceError, Scorer
 from schemas.contract import VIEW_BRIGHTNESS, VIEWS
 from schemas.findings import FINDINGS
 
@@ -145,12 +145,3 @@ def test_scorer_modes_and_their_rule_must_agree(demo_network):
         Scorer(demo_network, tta_mode="twice")
     with pytest.raises(ValueError, match="borderline must be given"):
         Scorer(demo_network, tta_mode="borderline")
-
-
-@pytest.mark.parametrize(("count", "padded"), [(1, 1), (2, 2), (3, 4), (5, 8), (32, 32)])
-def test_pad_to_power_of_two_appends_black(count, padded):
-    images = np.full((count, 224, 224), 9, np.uint8)
-    result = pad_to_power_of_two(images)
-    assert result.shape == (padded, 224, 224)
-    np.testing.assert_array_equal(result[:count], images)
-    assert not result[count:].any()

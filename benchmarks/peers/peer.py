@@ -164,7 +164,7 @@ def load_frozen(model: str, batch_size: int) -> Callable[[np.ndarray], np.ndarra
 
     from model.bundle import load_network
     from model.folding import fold_batch_norms
-    from model.scorer import freeze
+    from model.frozen import freeze
 
     network = fold_batch_norms(load_network(model))
     graph = freeze(lambda squares: [network(squares, training=False)])
