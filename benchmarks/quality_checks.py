@@ -84,6 +84,9 @@ def far(squares: list[np.ndarray], bundle: str | None) -> list[bool]:
 
 _SCORERS: dict = {}
 
+_NOT_SEEN = (Quality.LATERAL, Quality.BURNED_IN_ANNOTATION)
+"""What a manifest or a header says, and no pixel."""
+
 
 def print_row(name: str, images: list[np.ndarray], bundle: str | None) -> None:
     """Prints how many of some images carry each code."""
@@ -92,7 +95,7 @@ def print_row(name: str, images: list[np.ndarray], bundle: str | None) -> None:
     for codes, is_far in zip(found, far(squares, bundle), strict=True):
         codes |= {Quality.FAR_FROM_TRAINING} if is_far else set()
     counts = Counter(code for codes in found for code in codes)
-    cells = [str(counts[code]) for code in Quality if code != Quality.LATERAL]
+    cells = [str(counts[code]) for code in Quality if code not in _NOT_SEEN]
     silent = sum(not codes for codes in found)
     print(f"| {name} | {len(images)} | {' | '.join(cells)} | {silent} |", flush=True)
 
@@ -104,7 +107,7 @@ def main() -> None:
     parser.add_argument("--photographs", metavar="FOLDER", help="images of anything else")
     parser.add_argument("--model", metavar="BUNDLE", help="measures the distance")
     arguments = parser.parse_args()
-    header = [code for code in Quality if code != Quality.LATERAL]
+    header = [code for code in Quality if code not in _NOT_SEEN]
     print("| mutation | images |", " | ".join(header), "| none |")
     print("|---|---|" + "---|" * (len(header) + 1))
     radiographs = list(read_images(arguments.images))

@@ -10,7 +10,7 @@ FROM python:3.11-slim
 WORKDIR /opt/prescreen
 COPY setup.py constraints.txt docker/gpu-constraints.txt ./
 RUN mkdir schemas model pipeline jobs \
-    && pip install --no-cache-dir -c constraints.txt -c gpu-constraints.txt ".[gpu]"
+    && pip install --no-cache-dir -c constraints.txt -c gpu-constraints.txt ".[dicom,gpu]"
 COPY schemas schemas
 COPY model model
 COPY pipeline pipeline

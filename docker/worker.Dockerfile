@@ -1,11 +1,12 @@
 # A worker of Dataflow; docs/dataflow.md builds it, in the root of the checkout:
 #   docker build -f docker/worker.Dockerfile -t worker:cpu .
-#   docker build -f docker/worker.Dockerfile --build-arg 'EXTRA=[gpu]' -t worker:gpu .
+#   docker build -f docker/worker.Dockerfile --build-arg 'EXTRA=[dicom,gpu]' -t worker:gpu .
 # Python and Beam must be those of the machine that submits.
 FROM apache/beam_python3.11_sdk:2.77.0 AS beam
 
 FROM python:3.11-slim
-ARG EXTRA=""
+# Extras of setup.py. Without `dicom` a worker rejects every DICOM file.
+ARG EXTRA="[dicom]"
 # Two steps, so that a change of code does not send gigabytes of wheels again. The first
 # installs the packages as empty ones.
 WORKDIR /opt/prescreen

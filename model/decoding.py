@@ -38,6 +38,7 @@ import numpy as np
 from PIL import Image
 
 from model.dicom import decode_dicom, is_dicom
+from schemas.quality import Quality
 from schemas.rejects import ImageError, Reason
 
 MAX_PIXELS = 64_000_000
@@ -102,11 +103,13 @@ class GreyImage:
       image: Mode `L`; smaller than the file's where that was allowed.
       width: Of the file's full-size image, in pixels.
       height: Likewise.
+      header_codes: Quality codes that the file's header gives; of DICOM alone.
     """
 
     image: Image.Image
     width: int
     height: int
+    header_codes: tuple[Quality, ...] = ()
 
 
 def decode_grey(data: bytes, at_least: int | None = None) -> GreyImage:
@@ -127,13 +130,14 @@ def decode_grey(data: bytes, at_least: int | None = None) -> GreyImage:
     """
     if not data:
         raise ImageError(Reason.EMPTY_FILE, "the file has no bytes")
+    codes, exif = (), b""
     if data.startswith(_PNG_MAGIC):
         image, exif = _decode_png(data)
         size = image.size
     elif data.startswith(_JPEG_MAGIC):
         image, size, exif = _decode_jpeg(data, at_least)
     elif is_dicom(data):
-        image, exif = decode_dicom(data), b""
+        image, codes = decode_dicom(data)
         size = image.size
     else:
         raise _refusal(data)
@@ -141,7 +145,8 @@ def decode_grey(data: bytes, at_least: int | None = None) -> GreyImage:
     grey = _to_grey(image)
     if orientation in _TURNS:
         grey = grey.transpose(_TURNS[orientation])
-    return GreyImage(grey, *(size[::-1] if orientation in _ON_ITS_SIDE else size))
+    width, height = size[::-1] if orientation in _ON_ITS_SIDE else size
+    return GreyImage(grey, width, height, codes)
 
 
 def _refusal(data: bytes) -> ImageError:

@@ -18,19 +18,39 @@ transform, presentation. What is read, and what becomes of it:
 `truncated`; `corrupt` |
 | limits of pixels and sides as for PNG, checked before decoding | `too_many_pixels` |
 | bits above BitsStored, overlays | ignored |
+| a view from the side, text in the pixels | a quality code; broken, it says nothing |
 
 `model.dicom_grey` says what becomes of the values of pixels. Messages quote nothing of the
-header but sizes and numbers of bits.
+header but sizes and numbers of bits, and codes nothing at all.
 """
 
+import contextlib
 import re
+import typing
 
 from PIL import Image
 
+from model.quality import is_lateral
+from schemas.quality import Quality
 from schemas.rejects import ImageError, Reason
+
+if typing.TYPE_CHECKING:
+    from model.dicom_header import Elements
 
 RADIOGRAPHS = ("CR", "DX", "RG")
 """Modalities of projection radiographs: computed, digital, and film that was scanned."""
+
+_SIDE_VIEWS = frozenset(
+    (
+        *("399067008", "R-102CD"),  # lateral
+        *("399173006", "R-10236"),  # left lateral
+        *("399198007", "R-10232"),  # right lateral
+        *("399260004", "R-10224"),  # medial-lateral
+        *("399352003", "R-10228"),  # lateral-medial
+    )
+)
+"""Views from the side in CID 4010 "DX View", as `pydicom.sr.codedict` of pydicom 3.0 has it: each
+by SNOMED CT, and by the older SNOMED RT, which files call by several names."""
 
 _PREFIX = b"DICM"
 _PREAMBLE_BYTES = 128
@@ -53,8 +73,10 @@ def is_dicom(data: bytes) -> bool:
     return data.startswith(_PREFIX, _PREAMBLE_BYTES) or _BARE.match(data) is not None
 
 
-def decode_dicom(data: bytes) -> Image.Image:
-    """Returns the picture of a DICOM file, mode `L`, by the module's table. Safe in threads.
+def decode_dicom(data: bytes) -> tuple[Image.Image, tuple[Quality, ...]]:
+    """Returns the picture of a DICOM file, and the quality codes that its header gives.
+
+    The picture is of mode `L`, by the module's table. Safe in threads.
 
     Args:
       data: All of the file.
@@ -77,4 +99,32 @@ def decode_dicom(data: bytes) -> Image.Image:
     if dicom.elements.text("Modality").upper() not in ("", *RADIOGRAPHS):
         raise ImageError(Reason.OTHER_MODALITY, _RULE)
     cells = read_cells(dicom, pixel_format)
-    return Image.fromarray(to_grey(cells, pixel_format, dicom.elements))
+    grey = Image.fromarray(to_grey(cells, pixel_format, dicom.elements))
+    return grey, _header_codes(dicom.elements)
+
+
+def _header_codes(elements: "Elements") -> tuple[Quality, ...]:
+    found = []
+    for code, holds in _CHECKS.items():
+        # The pixels are good without what is broken here.
+        with contextlib.suppress(ImageError):
+            if holds(elements):
+                found.append(code)
+    return tuple(found)
+
+
+def _is_from_the_side(elements: "Elements") -> bool:
+    if view_position := elements.text("ViewPosition"):
+        return is_lateral(view_position)
+    view = elements.first_item("ViewCodeSequence")
+    return view is not None and view.text("CodeValue") in _SIDE_VIEWS
+
+
+def _has_text_burned_in(elements: "Elements") -> bool:
+    return elements.text("BurnedInAnnotation").upper() == "YES"
+
+
+_CHECKS = {
+    Quality.LATERAL: _is_from_the_side,
+    Quality.BURNED_IN_ANNOTATION: _has_text_burned_in,
+}

@@ -36,6 +36,7 @@ _KEPT = frozenset(
         *(f"{c}PaletteColorLookupTableDescriptor" for c in ("Red", "Green", "Blue")),
         *(f"{c}PaletteColorLookupTableData" for c in ("Red", "Green", "Blue")),
         "SegmentedRedPaletteColorLookupTableData",
+        *("ViewPosition", "ViewCodeSequence", "BurnedInAnnotation"),
     )
 )
 _PIXELS = frozenset(

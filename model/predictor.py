@@ -43,8 +43,8 @@ class Prediction:
       tta_views: Number of views averaged.
       width, height: Of the whole image, in pixels, as displayed.
       mean_intensity, std_intensity: Of the network's input, 0 to 255.
-      quality: What speaks against believing the scores; never `lateral`, which takes a
-        manifest to know.
+      quality: What speaks against believing the scores; `lateral` where the header of a
+        DICOM file says so, since there is no manifest.
       feature_distance: From the images that the model was trained on; None where the
         bundle cannot say.
       overlays: By finding, in the order of `findings`, the JPEG file of what was
@@ -168,7 +168,12 @@ class Predictor:
     ) -> Prediction:
         prepared, scores, calibration = image.prepared, scored.scores, self.info.calibration
         flagged = flagged_findings(scores, self._vector)
-        quality = image_quality(prepared.pixels, prepared.width, prepared.height)
+        quality = image_quality(
+            prepared.pixels,
+            prepared.width,
+            prepared.height,
+            header_codes=prepared.header_codes,
+        )
         if self._is_far(scored.distance):
             quality = in_order((*quality, Quality.FAR_FROM_TRAINING))
         return Prediction(

@@ -7,6 +7,7 @@ from PIL import Image
 
 from model.decoding import decode_grey
 from schemas.contract import STANDARD_CONTRACT
+from schemas.quality import Quality
 
 _SIZE = STANDARD_CONTRACT.size
 
@@ -26,11 +27,13 @@ class PreparedImage:
       pixels: uint8 `(224, 224)`, grey, 0 to 255.
       width: Of the full-size image in display orientation, in pixels.
       height: Likewise.
+      header_codes: Quality codes that the file's header gives.
     """
 
     pixels: np.ndarray
     width: int
     height: int
+    header_codes: tuple[Quality, ...] = ()
 
 
 def prepare(data: bytes) -> PreparedImage:
@@ -40,7 +43,7 @@ def prepare(data: bytes) -> PreparedImage:
       ImageError: The image cannot be used; the table of `model.decoding` says when.
     """
     grey = decode_grey(data, at_least=_REDUCED * _SIZE)
-    return PreparedImage(to_square(grey.image), grey.width, grey.height)
+    return PreparedImage(to_square(grey.image), grey.width, grey.height, grey.header_codes)
 
 
 def to_square(grey: Image.Image) -> np.ndarray:

@@ -5,6 +5,7 @@ Where each limit lies was chosen on 200 radiographs of ChestX-ray14 and their mu
 """
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -44,7 +45,11 @@ _CORNERS = (((0.0, 0.1), (0.0, 0.1)), ((0.0, 0.1), (0.9, 1.0)))
 
 
 def image_quality(
-    pixels: np.ndarray, width: int, height: int, view_position: str | None = None
+    pixels: np.ndarray,
+    width: int,
+    height: int,
+    view_position: str | None = None,
+    header_codes: Iterable[Quality] = (),
 ) -> tuple[Quality, ...]:
     """Returns the codes of one image, in the order of `Quality`; empty where nothing is amiss.
 
@@ -54,8 +59,9 @@ def image_quality(
       pixels: uint8 `(224, 224)`, 0 to 255: the network's input.
       width, height: Of the whole image, in pixels, as displayed.
       view_position: What the manifest says of it, if anything.
+      header_codes: What the header of its file says, as `model.dicom` reads it.
     """
-    found = _of_levels(pixels)
+    found = _of_levels(pixels).union(header_codes)
     if view_position is not None and is_lateral(view_position):
         found.add(Quality.LATERAL)
     if min(width, height) < STANDARD_CONTRACT.size:

@@ -18,6 +18,7 @@ from pipeline.source import read_source
 from pipeline.uris import is_streamed
 from pipeline.watch import Watch
 from schemas.findings import ABNORMAL_FINDINGS, score_column
+from schemas.quality import GATING
 from schemas.rejects import ImageError, Stage
 
 MOST_IMAGES = 24
@@ -53,6 +54,7 @@ class ListedImage:
       urgency: Tier of its most urgent finding, 1 for the first; None in a list without tiers.
       bars: The findings with the highest scores, flagged ones first.
       flagged: How many are flagged in all.
+      kept_apart: The quality codes that rank it behind all others; empty where none does.
       overlay: JPEG as base64; None where nothing was drawn.
       overlay_finding: What that shows.
       image: JPEG as base64, without overlay; None where the file could not be read at once,
@@ -65,6 +67,7 @@ class ListedImage:
     urgency: int | None
     bars: list[Bar]
     flagged: int
+    kept_apart: list[str]
     overlay: str | None
     overlay_finding: str | None
     image: str | None
@@ -85,6 +88,7 @@ def contact_sheet(tables: RunTables, thresholds: Mapping[str, float]) -> list[Li
             urgency=row.get("urgency"),
             bars=_bars(scores[row["image_id"]], thresholds)[: max(_BARS, len(row["findings"]))],
             flagged=len(row["findings"]),
+            kept_apart=_kept_apart(row),
             image=images.get(row["image_id"]),
             **_overlay(row, tables),
         )
@@ -95,6 +99,7 @@ def contact_sheet(tables: RunTables, thresholds: Mapping[str, float]) -> list[Li
 def _first_rows(worklist: Path) -> list[dict]:
     with pq.ParquetFile(worklist) as parquet:
         wanted = ("rank", "image_id", "abnormality", "urgency", "findings", "overlays")
+        wanted += ("quality", "gated")
         columns = [name for name in wanted if name in parquet.schema_arrow.names]
         batches = parquet.iter_batches(MOST_IMAGES, columns=columns)
         return next(batches).to_pylist() if parquet.metadata.num_rows else []
@@ -111,6 +116,11 @@ def _rows_of(scores: Sequence[Path], ids: list[str]) -> dict[str, dict]:
 def _bars(row: dict, thresholds: Mapping[str, float]) -> list[Bar]:
     bars = [Bar(name, row[score_column(name)], thresholds[name]) for name in ABNORMAL_FINDINGS]
     return sorted(bars, key=lambda bar: (not bar.is_flagged, -bar.score))
+
+
+def _kept_apart(row: dict) -> list[str]:
+    # A list from before there were quality codes lacks both columns.
+    return [code for code in row["quality"] if code in GATING] if row.get("gated") else []
 
 
 def _overlay(row: dict, tables: RunTables) -> dict[str, str | None]:

@@ -167,7 +167,7 @@ class ImageLoader:
         watch.begin(Stage.DECODE)
         image = prepare(source.data)
         view = self._checks.view_of(row)
-        quality = image_quality(image.pixels, image.width, image.height, view)
+        quality = image_quality(image.pixels, image.width, image.height, view, image.header_codes)
         if self._checks.rejects and (error := gate_error(quality)):
             raise error
         facts = ImageFacts(

@@ -21,7 +21,7 @@ class Quality(enum.StrEnum):
     CLIPPED = "clipped"
     """Much of the image is pure white, or most of it pure black."""
     LATERAL = "lateral"
-    """The manifest calls it a lateral or decubitus view."""
+    """The manifest, or the header of its file, calls it a lateral or decubitus view."""
     FAR_FROM_TRAINING = "far_from_training"
     """Further from the model's training images than all but 1 in 1,000 of their kind."""
     LOW_RESOLUTION = "low_resolution"
@@ -30,6 +30,8 @@ class Quality(enum.StrEnum):
     """A wide frame of even grey around the image."""
     ODD_ASPECT = "odd_aspect"
     """Much longer than wide, or the reverse, so that stretching it to a square distorts it."""
+    BURNED_IN_ANNOTATION = "burned_in_annotation"
+    """The header of its file says that its pixels hold text, which can name a patient."""
 
 
 GATING = (

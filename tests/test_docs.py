@@ -55,6 +55,20 @@ def test_document_links_lead_somewhere(document):
         assert (document.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("name", ["worker.Dockerfile", "gpu-server.Dockerfile"])
+def test_images_that_the_documentation_builds_read_dicom(name):
+    dockerfile = (_ROOT / "docker" / name).read_text(encoding="utf-8")
+    (installed,) = re.findall(r'"\.(\S+)"$', dockerfile, re.MULTILINE)
+    by_default = re.findall(r'^ARG EXTRA="(.*)"$', dockerfile, re.MULTILINE)
+    documents = [dockerfile, *(path.read_text() for path in (_ROOT / "docs").glob("*.md"))]
+    builds = re.findall(rf"docker build -f docker/{name} .*", "\n".join(documents))
+    assert builds
+    for build in builds:
+        given = re.findall(r"--build-arg 'EXTRA=(.*?)'", build)
+        extras = installed.replace("${EXTRA}", (given or by_default or [""])[0])
+        assert set(extras.strip("[]").split(",")) <= {"dicom", "gpu"} and "dicom" in extras, build
+
+
 def test_architecture_names_files_that_exist():
     text = (_ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     for path in set(re.findall(r"\b(?:schemas|model|pipeline|jobs|tests)/\w+\.py", text)):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from pydicom import datadict, dcmread, uid
+from pydicom import Dataset, datadict, dcmread, uid
 from pydicom.filebase import DicomBytesIO
 
 from jobs.cli import cli
@@ -43,6 +43,13 @@ def _named(**attributes):
     return stream.getvalue()
 
 
+def _named_code():
+    code = Dataset()
+    code.CodeValue = code.CodingSchemeDesignator = _CANARY[:16]
+    code.CodeMeaning = _CANARY
+    return code
+
+
 def _damaged(data, number):
     """Returns a file with some bytes of its header changed."""
     dice, changed = random.Random(number), bytearray(data)
@@ -64,9 +71,13 @@ def archive(tmp_path_factory):
         ]
         other = {
             "strange": _named(
-                cells=picture(200), SOPInstanceUID="1.2.8", ViewPosition=_CANARY, StudyDate=_CANARY
+                **{"cells": picture(200), "SOPInstanceUID": "1.2.8", "ViewPosition": _CANARY},
+                **{"StudyDate": _CANARY, "BurnedInAnnotation": _CANARY},
             ),
-            "unnamed.dcm": _named(cells=picture(100), SOPInstanceUID=_CANARY),
+            "unnamed.dcm": _named(
+                **{"cells": picture(100), "SOPInstanceUID": _CANARY, "ViewPosition": ""},
+                ViewCodeSequence=[_named_code()],
+            ),
             "IM_CT": _named(cells=picture(100), SOPInstanceUID="1.2.9", Modality="CT"),
             "report": _named(cells=picture(1), SOPClassUID=uid.BasicTextSRStorage, Modality="SR"),
             "DICOMDIR": dicomdir_file([_CANARY]),

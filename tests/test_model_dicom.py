@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom import uid
+from pydicom.sr.codedict import Code, codes
 
 from model import decoding, dicom, dicom_header, dicom_pixels
 from model.decoding import decode_grey
@@ -336,6 +337,70 @@ def test_decode_dicom_palette_gives_the_luma_of_its_entries():
     luma = np.asarray(Image.fromarray(rgb).convert("L"))[0]
     data = dicom_file(SMALL, PhotometricInterpretation="PALETTE COLOR", **header)
     assert np.array_equal(grey_of(data), luma[np.clip(SMALL.astype(int) - 20, 0, 199)])
+
+
+# Quality codes
+
+
+def coded(value):
+    """Returns the value of a sequence of one code."""
+    code = pydicom.Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "SCT", CANARY
+    return [code]
+
+
+@pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.keyword)
+@pytest.mark.parametrize(
+    "header, expected",
+    [
+        ({}, []),
+        ({"ViewPosition": "PA"}, []),
+        ({"ViewPosition": "LL"}, ["lateral"]),
+        ({"ViewCodeSequence": coded("399067008")}, ["lateral"]),
+        ({"ViewCodeSequence": coded("272479007")}, []),
+        ({"ViewPosition": "", "ViewCodeSequence": coded("R-10236")}, ["lateral"]),
+        ({"ViewPosition": "PA", "ViewCodeSequence": coded("399067008")}, []),
+        ({"ViewCodeSequence": []}, []),
+        ({"BurnedInAnnotation": "NO"}, []),
+        ({"ViewPosition": "RLD", "BurnedInAnnotation": "YES"}, ["lateral", "burned_in_annotation"]),
+    ],
+)
+def test_decode_dicom_header_gives_quality_codes(header, expected, syntax):
+    found = decode_grey(dicom_file(SMALL, syntax, **header))
+    assert [code.value for code in found.header_codes] == expected
+    assert np.array_equal(np.asarray(found.image), SMALL)
+
+
+def test_decode_dicom_side_views_are_the_lateral_ones_of_pydicoms_code_dictionary():
+    names = [name for name in dir(codes.cid4010) if "Lateral" in name and "Oblique" not in name]
+    views = [getattr(codes.cid4010, name) for name in names]
+    current = {value for value in dicom._SIDE_VIEWS if value.isdigit()}
+    assert {view.value for view in views} == current
+    older = dicom._SIDE_VIEWS - current
+    assert len(older) == len(views) and all(Code(value, "SRT", "") in views for value in older)
+
+
+@pytest.mark.parametrize(
+    "written, broken",
+    [
+        (
+            b"\x18\0\x01\x51CS\2\0LL",
+            b"\x18\0\x01\x51SQ\0\0" + b"\xff" * 4 + b"\xfe\xff\xdd\xe0" + bytes(4),
+        ),
+        (b"\x18\0\x01\x51CS\2\0LL", b"\x54\0\x20\2SQ\0\0\6\0\0\0\xfe\xff\0\xe0\x28\0"),
+    ],
+    ids=["view_position_is_a_sequence", "code_sequence_is_cut"],
+)
+def test_decode_dicom_broken_view_gives_no_code_and_costs_no_image(written, broken):
+    data = dicom_file(SMALL, ViewPosition="LL", BurnedInAnnotation="YES")
+    assert data.count(written) == 1
+    found = decode_grey(data.replace(written, broken))
+    assert found.header_codes == ("burned_in_annotation",)
+    assert np.array_equal(np.asarray(found.image), SMALL)
+
+
+def test_decode_grey_of_a_file_without_a_header_gives_no_codes():
+    assert decode_grey(png_file(SMALL)).header_codes == ()
 
 
 # What is DICOM

@@ -22,7 +22,9 @@ from model.thresholds import abnormality, threshold_vector, thresholds_to_json
 from pipeline.rows import score_row
 from schemas.errors import InputError
 from schemas.findings import ABNORMAL_FINDINGS, FINDINGS, score_column
+from schemas.quality import in_order
 from schemas.rejects import ImageError, Reason
+from scripts.dicom_files import dicom_file
 from tests.bad_files import write_bad_files
 from tests.fakes import (
     BLANK_CAMS,
@@ -93,6 +95,14 @@ def test_predict_images_gives_the_values_of_their_rows_in_order(predictor, file)
         assert prediction.quality == image_quality(varied_picture(index), 224, 224)
         assert prediction.feature_distance is None
         assert prediction.overlays == {}
+
+
+def test_predict_dicom_has_the_quality_codes_of_its_header(predictor):
+    pixels = varied_picture(1)
+    data = dicom_file(pixels, ViewPosition="LL", BurnedInAnnotation="YES")
+    (prediction,) = predictor.predict([data])
+    seen = image_quality(pixels, 224, 224)
+    assert prediction.quality == in_order((*seen, "lateral", "burned_in_annotation"))
 
 
 def test_predict_nothing_above_threshold_is_not_flagged(predictor, file):

@@ -94,6 +94,14 @@ def test_image_quality_other_views_are_not_lateral(squares, view):
     assert not is_lateral(view) and codes(squares[0], view=view) == []
 
 
+def test_image_quality_codes_of_the_header_stand_among_the_others_each_once(squares):
+    said = (Quality.BURNED_IN_ANNOTATION, Quality.LATERAL)
+    found = image_quality(255 - squares[0], 100, 100, "LL", said)
+    assert [code.value for code in found] == [
+        *("inverted_suspect", "clipped", "lateral", "low_resolution", "burned_in_annotation")
+    ]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     pixels=st.one_of(
@@ -131,14 +139,15 @@ def test_gate_error_is_for_the_first_code_that_gates():
     error = gate_error([Quality.BORDER, Quality.LATERAL, Quality.CLIPPED])
     assert (error.reason, error.reason.stage) == (Reason.CLIPPED, Stage.GATE)
     assert error.detail == "quality: clipped, lateral, border"
-    assert gate_error([Quality.BORDER, Quality.ODD_ASPECT, Quality.LOW_RESOLUTION]) is None
+    rest = [Quality.BORDER, Quality.ODD_ASPECT, Quality.LOW_RESOLUTION]
+    assert gate_error([*rest, Quality.BURNED_IN_ANNOTATION]) is None
     assert gate_error([]) is None
 
 
 def test_quality_codes_are_those_published_and_what_gates_has_a_reason():
     assert [code.value for code in Quality] == [
         *("blank", "low_contrast", "inverted_suspect", "clipped", "lateral"),
-        *("far_from_training", "low_resolution", "border", "odd_aspect"),
+        *("far_from_training", "low_resolution", "border", "odd_aspect", "burned_in_annotation"),
     ]
     assert [Reason(code).stage for code in GATING] == [Stage.GATE] * 6
     assert [gate.value for gate in Gate] == ["flag", "reject", "off"]

@@ -33,6 +33,7 @@ from pipeline.stopping import STOP
 from pipeline.watch import Watch
 from schemas.quality import Quality
 from schemas.rejects import Reason, Stage
+from scripts.dicom_files import dicom_file
 from tests.bad_files import grey_picture, write_bad_files, write_odd_files
 from tests.fakes import LOCAL, collect, manifest_row, varied_picture, write_picture
 
@@ -104,6 +105,28 @@ def test_load_image_view_of_the_manifest_is_among_what_is_amiss(tmp_path, view, 
     row = manifest_row("a", write_picture(tmp_path / "a.png", CHEST), ("17", view))
     assert ImageLoader(1, Checks(view_at=1))(row, Watch()).facts.quality == codes
     assert load_image(row).facts.quality == ()
+
+
+@pytest.mark.parametrize(
+    ("listed", "header", "expected"),
+    [
+        ("PA", "LL", (Quality.LATERAL, Quality.BURNED_IN_ANNOTATION)),
+        ("LL", "PA", (Quality.LATERAL, Quality.BURNED_IN_ANNOTATION)),
+        (None, "AP", (Quality.BURNED_IN_ANNOTATION,)),
+    ],
+)
+def test_load_image_view_of_the_dicom_header_counts_as_the_manifests(
+    tmp_path, listed, header, expected
+):
+    path = tmp_path / "a.dcm"
+    path.write_bytes(dicom_file(CHEST, ViewPosition=header, BurnedInAnnotation="YES"))
+    row = manifest_row("a", path, (listed,))
+    assert ImageLoader(1, Checks(view_at=0))(row, Watch()).facts.quality == expected
+    rejected = ImageLoader(1, Checks(view_at=0, rejects=True))(row, Watch())
+    if Quality.LATERAL in expected:
+        assert str(rejected.error) == "lateral: quality: lateral, burned_in_annotation"
+    else:
+        assert isinstance(rejected, LoadedImage)
 
 
 def test_load_image_not_to_be_believed_is_rejected_where_that_is_asked_for(tmp_path):

@@ -224,6 +224,42 @@ def test_report_of_a_changed_or_lost_image_shows_its_overlay_alone(published, tm
     ]
 
 
+def listed_as(folder, output, columns):
+    """Returns the report's texts on its worklist, of which columns are replaced, or left out."""
+    shutil.copytree(output, folder)
+    worklist = folder / "worklist/run_id=r1.parquet"
+    table = pq.read_table(worklist, partitioning=None)
+    for name, values in columns.items():
+        if values is None:
+            table = table.drop_columns(name)
+        else:
+            at = table.schema.get_field_index(name)
+            table = table.set_column(at, name, pa.array(values, table.schema.field(name).type))
+    pq.write_table(table, worklist)
+    return folder
+
+
+def test_report_marks_an_image_that_is_kept_apart_in_words_with_the_codes_that_do_so(
+    published, tmp_path
+):
+    output, record = published
+    codes = [["border"], ["lateral", "far_from_training", "odd_aspect"]]
+
+    def sheet(name, **columns):
+        html = report_of(listed_as(tmp_path / name, output, columns), record).html
+        assert html.count('<p class="apart">') == html.count("Kept apart: ")
+        return Page(html).text.split("most abnormal first.")[1].split("Findings")[0]
+
+    gated = sheet("gated", quality=codes, gated=[False, True])
+    assert "2. second Kept apart: lateral, far_from_training Mass" in gated
+    assert gated.count("Kept apart: ") == 1 and "kept apart ranks behind all others:" in gated
+    for other in (
+        sheet("off", quality=codes, gated=[False, False]),
+        sheet("before", quality=None, gated=None),
+    ):
+        assert "apart" not in other
+
+
 def test_report_of_a_run_with_redacted_uris_shows_overlays_alone(tmp_path, monkeypatch):
     FakeScorer().install(monkeypatch)
     image = write_picture(tmp_path / "a.png", picture({"Mass": 200}))
