@@ -6,7 +6,7 @@ transform, presentation. What is read, and what becomes of it:
 | In the file | What happens |
 |---|---|
 | `DICM` at byte 128; or group 0002 or 0008 at the start, as older files have it | read |
-| the extra `dicom` is not installed | `unsupported_format` |
+| the extra `dicom` is not installed | `decoder_missing` |
 | a structured report, a presentation state, key images, a document | `not_an_image` |
 | an image object without its pixels | `no_pixel_data` |
 | more than one frame | `multi_frame`; `unsupported_format` for an enhanced object of one |
@@ -93,7 +93,7 @@ def decode_dicom(data: bytes) -> tuple[Image.Image, tuple[Quality, ...]]:
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("pydicom", "imagecodecs"):
             raise
-        raise ImageError(Reason.UNSUPPORTED_FORMAT, _REMEDY) from error
+        raise ImageError(Reason.DECODER_MISSING, _REMEDY) from error
     dicom = read_dicom(data)
     pixel_format = read_pixel_format(dicom)
     if dicom.elements.text("Modality").upper() not in ("", *RADIOGRAPHS):

@@ -52,6 +52,15 @@ _GROUPS_A_WORKER = 16
 _THREADS, _READ_AHEAD = 16, 256
 """Files asked at once: the answer of a store takes time, and no work here."""
 
+_LASTING = f"reason <> '{Reason.DECODER_MISSING}'"
+"""Rejects of a published run that hold an image: another is for want of software, not its own."""
+
+_OF_THE_FILE = (
+    f"stage IN ('{Stage.DECODE}', '{Stage.GATE}') AND reason <> '{Reason.DECODE_TIMEOUT}'"
+    f" AND {_LASTING}"
+)
+"""Rejects that a resume keeps. What somebody may have mended beside the file is tried again."""
+
 
 @dataclasses.dataclass(frozen=True)
 class WorkPlan:
@@ -230,11 +239,13 @@ def _collect_held(
     )
     for age, record in enumerate(holders, start=1):
         for kind, table in enumerate(TABLES):
-            _insert_found(connection, record["run_id"], -age, kind, files_of(paths, record, table))
+            files = files_of(paths, record, table)
+            _insert_found(connection, record["run_id"], -age, kind, files, _LASTING)
     for kind, table in enumerate(TABLES):
         parts = staged_parts(paths.parts(table))
         # Its own rows go first, then the newest run's.
-        _insert_found(connection, paths.run_id, -(2**62), kind, parts, tries_again)
+        rejects_kept = _OF_THE_FILE if tries_again else "TRUE"
+        _insert_found(connection, paths.run_id, -(2**62), kind, parts, rejects_kept)
     connection.execute(
         "CREATE TABLE held AS SELECT * EXCLUDE (copy) FROM (SELECT *, row_number() OVER"
         " (PARTITION BY image_id ORDER BY age, kind, part DESC) AS copy FROM found)"
@@ -248,15 +259,11 @@ def _insert_found(
     age: int,
     kind: int,
     parts: list[str],
-    tries_again: bool = False,
+    rejects_kept: str,
 ) -> None:
     if not parts:
         return
-    kept = "TRUE"
-    if tries_again and TABLES[kind] == "rejects":
-        # What lies in the file stays; what somebody may have mended beside it is tried again.
-        of_the_file = f"stage IN ('{Stage.DECODE}', '{Stage.GATE}')"
-        kept = f"{of_the_file} AND reason <> '{Reason.DECODE_TIMEOUT}'"
+    kept = rejects_kept if TABLES[kind] == "rejects" else "TRUE"
     connection.execute(
         "INSERT INTO found SELECT image_id, ?, size_bytes, source_version, ?, ?, _part"
         f" FROM {STAGED_PARTS} WHERE {kept}",

@@ -37,6 +37,7 @@ class Reason(enum.StrEnum):
     INVALID_HEADER = "invalid_header"
     OTHER_MODALITY = "other_modality"
     DECODE_TIMEOUT = "decode_timeout"
+    DECODER_MISSING = "decoder_missing"
     # infer
     NON_FINITE_SCORE = "non_finite_score"
     INFERENCE_ERROR = "inference_error"
@@ -82,6 +83,7 @@ _STAGES = {
             Reason.INVALID_HEADER,
             Reason.OTHER_MODALITY,
             Reason.DECODE_TIMEOUT,
+            Reason.DECODER_MISSING,
         ),
         Stage.DECODE,
     ),

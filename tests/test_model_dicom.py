@@ -442,7 +442,7 @@ def test_decode_dicom_without_the_extra_names_the_remedy():
         "except Exception as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    expected = "unsupported_format: DICOM; to read it: pip install 'prescreen[dicom]'\n"
+    expected = "decoder_missing: DICOM; to read it: pip install 'prescreen[dicom]'\n"
     assert done.stdout == expected
 
 

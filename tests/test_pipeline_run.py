@@ -1,5 +1,6 @@
 """Runs that are interrupted, repeated, resumed: what is published is whole, and once."""
 
+import contextlib
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from model.bundle import demo_bundle_path
 from pipeline import (
     commit,
+    images,
     manifest_formats,
     planning,
     publishing,
@@ -21,12 +23,14 @@ from pipeline import (
     shard_reader,
     staging,
 )
+from pipeline.commit import RejectLimitError
 from pipeline.layout import RunPaths, staged_parts
 from pipeline.lock import RunLock
 from pipeline.run import RunFailedError, RunStoppedError, ScoreOptions, score_manifest
 from pipeline.run_state import committed_runs
 from pipeline.stopping import STOP
 from schemas.errors import InputError
+from schemas.rejects import ImageError, Reason
 from tests.fakes import FakeScorer, picture, read_rows, tree, varied_picture, write_picture
 
 IMAGES = 40
@@ -249,6 +253,22 @@ def test_score_manifest_resume_keeps_rejects_that_lie_in_the_file_and_tries_othe
     )
     assert planned["planned"] == {"to_score": 1, "kept": IMAGES + 1, "skipped": None}
     assert record["rejected_by_reason"] == {"not_an_image": 1, "not_found": 1}
+
+
+@pytest.mark.parametrize("options", [{"run_id": "night", "resume": True}, {"only_new": True}])
+def test_score_manifest_decoder_that_was_missing_and_is_installed_counts_as_new(
+    archive, monkeypatch, options
+):
+    with monkeypatch.context() as missing:
+        refusal = ImageError(Reason.DECODER_MISSING, "the extra is not installed")
+        fail_at(missing, images, "prepare", 1, refusal)
+        limit = 0 if "resume" in options else 1.0
+        with contextlib.suppress(RejectLimitError):
+            archive.score(run_id="night", decode_threads=1, reject_limit=limit)
+    planned = {}
+    archive.score(report=lambda event, **facts: planned.update({event: facts}), **options)
+    # The image without its decoder; a resume also looks for what was not found.
+    assert planned["planned"]["to_score"] == (2 if "resume" in options else 1)
 
 
 def test_score_manifest_broken_part_is_discarded_and_its_images_scored_again(

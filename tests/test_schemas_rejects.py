@@ -15,6 +15,7 @@ PUBLISHED = {
         *("empty_file", "not_an_image", "unsupported_format", "truncated", "corrupt"),
         *("zero_dimension", "too_many_pixels", "animated", "decode_timeout", "multi_frame"),
         *("no_pixel_data", "unsupported_transfer_syntax", "invalid_header", "other_modality"),
+        "decoder_missing",
     ],
     Stage.INFER: ["non_finite_score", "inference_error"],
     Stage.GATE: [
