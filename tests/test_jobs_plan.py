@@ -24,6 +24,7 @@ PLAN = {
         "runner": "FnApiRunner", "batch_size": 32, "precision": "float32",
     },
     "runner": "SparkRunner",
+    "leaves_out": [],
     "expected": {
         "rejected": 22, "rejected_share": 3 / 128, "rejected_share_95": [0.008, 0.0667],
         "reject_limit": 0.01, "scored": 928, "flagged": 800, "drawn": 800, "overlays": 2200,
