@@ -162,6 +162,12 @@ def test_plan_of_a_published_run_says_so():
     )
 
 
+def test_plan_says_what_it_leaves_out():
+    plan = PLAN | {"leaves_out": ["the DICOM objects of --dicom-out"]}
+    last = summarise_plan(plan).splitlines()[-1]
+    assert last == "Not in this plan: the DICOM objects of --dicom-out."
+
+
 def test_plan_of_a_run_that_another_process_holds_says_so():
     text = summarise_plan(PLAN | {"held_by": "process 1 on host, last seen 2 s ago"})
 

@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import tarfile
+import types
 from contextlib import ExitStack
 
 import pyarrow as pa
@@ -31,6 +32,7 @@ from pipeline.reading_room import (
     show,
     write_objects,
 )
+from pipeline.rethreshold import RethresholdOptions, _recorded_options
 from pipeline.run import RunStoppedError, ScoreOptions, score_manifest, set_up
 from pipeline.stopping import STOP
 from schemas.errors import InputError
@@ -45,6 +47,7 @@ from tests.fakes import (
     tree,
     varied_picture,
 )
+from tests.gcs import BUCKET
 
 CANARY = "Zephyrine^Anna"
 STARTED = datetime.datetime(2026, 11, 27, 1, 2, 3, tzinfo=datetime.UTC)
@@ -82,6 +85,7 @@ class Drawn:
         path = self.folder / name
         path.write_bytes(data)
         row = scores_of(name, varied_picture(len(self.rows)), uri or path)
+        row["findings"] = row["findings"][: TOP + 1]
         row["quality"] = list(quality)
         row["source_version"] = str(path.stat().st_mtime_ns)
         for cam in row["cams"][: TOP if drawn else 0]:
@@ -167,7 +171,7 @@ def test_written_are_drawn_images_that_are_dicom_for_their_owner_alone(two):
             if item.ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurements"
         )
         assert [group.ContentSequence[0].TextValue for group in groups] == row["findings"]
-        assert len(row["findings"]) > TOP
+        assert len(row["findings"]) == TOP + 1
 
 
 def test_images_kept_apart_and_headers_that_will_not_do_are_counted(two):
@@ -357,6 +361,12 @@ def test_objects_hidden_by_a_crash_are_shown_by_the_next_start(score, tmp_path, 
         assert b"Zephyrine" not in content, name
 
 
+def test_overlays_of_an_output_on_a_store_are_read_from_there(store, score, tmp_path):
+    counts = score(output=f"gs://{BUCKET}/results")["counts"]
+    assert (counts["dicom_images"], counts["dicom_objects"]) == (2, 6)
+    assert len(tree(tmp_path / "home/pacs/run_id=night")) == 6
+
+
 def test_a_failure_publishes_nothing_and_the_run_goes_on_without_the_room(
     score, tmp_path, monkeypatch
 ):
@@ -368,7 +378,8 @@ def test_a_failure_publishes_nothing_and_the_run_goes_on_without_the_room(
         with pytest.raises(ReadingRoomError, match="Go on with --resume --run-id night, or"):
             score()
     assert not (tmp_path / "out/runs").exists()
-    record = score(resume=True, dicom_out=None)
+    assert (tmp_path / "out/_staging/night/run.json").exists()
+    record = score(resume=True, dicom_out=None, gradcam_limit=0)
     assert record["counts"]["kept"] == 2
     assert not [name for name in record["counts"] if name.startswith("dicom")]
     assert "dicom" not in record["timings_s"]
@@ -430,6 +441,14 @@ def test_options_redacted_tell_of_no_room():
     assert ScoreOptions.from_state(options.to_state()) == options
     redacted = dataclasses.replace(options, redact_uris=True)
     assert redacted.to_json()["dicom_out"] is None
+
+
+def test_a_rethresholded_run_records_that_it_wrote_no_objects():
+    parent = {"options": ScoreOptions("m.csv", "out", "bundle", dicom_out="/pacs").to_json()}
+    settings = types.SimpleNamespace(redact_uris=False)
+    given = RethresholdOptions("out/runs/night.json", "new.json")
+    setup = types.SimpleNamespace(options=given, parent=parent, settings=settings)
+    assert _recorded_options(setup, "new")["dicom_out"] is None
 
 
 def test_the_sample_of_a_plan_writes_to_no_room(tmp_path, monkeypatch):
