@@ -128,10 +128,11 @@ def check_room(folder: str, output: str) -> None:
 def open_room(folder: str, output: Output, report: Report) -> Path:
     """Returns the folder, made where it is missing, with what crashes have left hidden shown.
 
-    Shown is what belongs to a run that is published in `output`.
+    Shown is what belongs to a run that is published in `output`, and has no folder yet.
 
     Raises:
-      InputError: It cannot be written.
+      InputError: It cannot be written, or the record of a run cannot be read.
+      ReadingRoomError: As `show` does.
     """
     room = Path(folder).absolute()
     try:
@@ -149,8 +150,10 @@ def open_room(folder: str, output: Output, report: Report) -> Path:
     for hidden in sorted(room.glob(".run_id=*.tmp")):
         run_id = hidden.name.removeprefix(".run_id=").removesuffix(".tmp")
         record = output.run(run_id).record
+        if not record.exists() or _shown(room, run_id).exists():
+            continue
         # Another OUTPUT may have a run of that name, and is at it.
-        if record.exists() and _objects_of(read_record(record)) == len(list(hidden.rglob("*.dcm"))):
+        if _objects_of(read_record(record)) == len(list(hidden.rglob("*.dcm"))):
             show(room, run_id)
             report("dicom_shown", run_id=run_id)
     return room

@@ -284,8 +284,12 @@ def test_open_room_shows_what_belongs_to_a_published_run_of_this_output(tmp_path
     opened = open_room(str(room), Output(output), lambda event, **facts: events.append(facts))
     assert opened == room
     assert events == [{"run_id": "known"}]
+    hide(room, "known", 2)  # by hand
+    open_room(str(room), Output(output), lambda event, **facts: events.append(facts))
+    assert len(events) == 1
     assert {path.name for path in room.iterdir()} == {
         "run_id=known",
+        ".run_id=known.tmp",
         ".run_id=other.tmp",
         ".run_id=unknown.tmp",
     }
