@@ -41,7 +41,7 @@ setup(
         # Brings FastAPI and uvicorn, which `prescreen web` names as well.
         "web": ["gradio>=6.31,<7"],
         # Licences: MIT, BSD-3-Clause; see README.md.
-        "dicom": ["imagecodecs>=2026.3,<2027", "pydicom>=3.0,<4"],
+        "dicom": ["highdicom>=0.28,<0.29", "imagecodecs>=2026.3,<2027", "pydicom>=3.0.1,<4"],
         "dev": [
             "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.100,<7",

@@ -17,6 +17,7 @@ _EXIT_CODES = {
     "MeasureError": EXIT_FAILED,
     "OutputError": EXIT_FAILED,
     "PublishError": EXIT_FAILED,
+    "ReadingRoomError": EXIT_FAILED,
     "ReportError": EXIT_FAILED,
     "RunFailedError": EXIT_FAILED,
     "RunStoppedError": EXIT_FAILED,

@@ -32,6 +32,8 @@ def summarise_plan(plan: dict) -> str:
         lines.append("Nothing is to be scored, so nothing was measured.")
         return "\n".join(lines)
     lines += [*_sample(plan), *_time(plan), *_disk(plan["disk_bytes"]), *_cost(plan)]
+    if plan["leaves_out"]:
+        lines.append(f"Not in this plan: {', '.join(plan['leaves_out'])}.")
     return "\n".join(lines)
 
 

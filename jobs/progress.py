@@ -130,6 +130,8 @@ def _line(event: str, facts: dict) -> str | None:
             return f"Finished the commit of run {facts['run_id']}, which had been interrupted."
         case "run_resumed":
             return f"Going on with run {facts['run_id']}."
+        case "dicom_shown":
+            return f"The DICOM objects of run {facts['run_id']}, left hidden, are in place now."
         case "published_already":
             return f"Run {facts['run_id']} is published already; nothing is left to do."
         case "parts_discarded":

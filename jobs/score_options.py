@@ -155,6 +155,13 @@ _OPTIONS = (
     click.option(
         "--no-report", is_flag=True, help="Make no report of the run, and compare with none."
     ),
+    click.option(
+        "--dicom-out",
+        metavar="DIR",
+        show_default="none",
+        help="Folder of this machine for the reading room: overlays and flagged findings of the"
+        " images drawn as DICOM objects. They name patients.",
+    ),
     log_json_option,
     quiet_option,
     click.argument("beam_args", nargs=-1, type=click.UNPROCESSED),

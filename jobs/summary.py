@@ -30,6 +30,8 @@ def summarise(record: dict, output: str) -> str:
         f"  Drawn: {counts['overlays']} overlays of {counts['drawn']} images"
         " (attention, not localisation)."
     )
+    if "dicom_objects" in counts:
+        lines.append(f"  DICOM: {_dicom(counts)}.")
     if counts.get("with_quality_code"):
         lines.append(f"  Quality: {_quality(record)}.")
     if drift := record.get("drift"):
@@ -78,6 +80,13 @@ def next_step(left: HandedOver, output: str) -> str:
                 f"Run {left.run_id}: its job is submitted. When that has ended, publish with:"
                 f" {commit}"
             )
+
+
+def _dicom(counts: dict) -> str:
+    text = f"{counts['dicom_objects']} objects of {counts['dicom_images']} images in --dicom-out"
+    reasons = (f"{reason} {images}" for reason, images in counts["dicom_not_written"].items())
+    listed = ", ".join(reasons)
+    return f"{text}; no objects of: {listed}" if listed else text
 
 
 def _drift(drift: dict) -> str:

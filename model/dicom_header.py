@@ -345,6 +345,16 @@ def _read_until(
 
 
 @contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Drops what pydicom logs in this thread."""
+    _reading.now = True
+    try:
+        yield
+    finally:
+        _reading.now = False
+
+
+@contextlib.contextmanager
 def naming_errors(stream: ReadStream, size: int) -> Iterator[None]:
     """Turns what pydicom raises into the error of an image, and drops what it logs.
 
@@ -352,9 +362,9 @@ def naming_errors(stream: ReadStream, size: int) -> Iterator[None]:
       stream: What it reads.
       size: Of that, in bytes.
     """
-    _reading.now = True
     try:
-        yield
+        with silenced():
+            yield
     except ImageError:
         raise
     except Exception:  # pydicom names no set of errors, and their texts quote values.
@@ -363,8 +373,6 @@ def naming_errors(stream: ReadStream, size: int) -> Iterator[None]:
         if stream.tell() >= size:
             raise _cut() from None
         raise ImageError(Reason.CORRUPT, "the header does not decode") from None
-    finally:
-        _reading.now = False
 
 
 def _endless() -> ImageError:

@@ -21,6 +21,7 @@ from pipeline.ledger import Ledger, freeze_ledger
 from pipeline.mirror import discard, fetch
 from pipeline.publishing import publish_run
 from pipeline.quality import count_quality
+from pipeline.reading_room import show, write_objects
 from pipeline.record import ModelFacts, RunFacts, build_record, built_files, file_metadata
 from pipeline.report import MadeReport, make_report, write_report
 from pipeline.report_tables import built_tables
@@ -56,6 +57,7 @@ class CommitSettings:
       report: Whether to make one.
       find_earlier: Returns the run that the report compares with, given a record of
         this one; None where there is none.
+      reading_room: Folder for what was drawn as DICOM objects; None for none.
       go_on: How to begin again where this ended, for messages.
     """
 
@@ -67,6 +69,7 @@ class CommitSettings:
     urgent_first: bool
     report: bool
     find_earlier: Callable[[dict], EarlierRun | None]
+    reading_room: Path | None = None
     go_on: str = "Go on with --resume --run-id {run_id}"
 
 
@@ -89,6 +92,8 @@ def commit_run(
 
     Raises:
       RejectLimitError: Before anything is drawn.
+      ReadingRoomError: The DICOM objects could not be written; or, with the run published, not
+        be shown.
       ReportError: It could not be made, whatever the cause.
       ReconciliationError: The files as written do not hold each manifest row once.
     """
@@ -131,6 +136,18 @@ def commit_run(
     if settings.drawing.earlier:
         for origin in Origin:
             counts[f"overlays_{origin}"] = overlays.origins.get(origin, 0)
+    if room := settings.reading_room:
+        with _timed(timings_s, "dicom"):
+            counts |= write_objects(
+                room,
+                job,
+                tables["scores"],
+                settings.bundle,
+                gated_last=settings.drawing.gated_last,
+                started=facts.state.started,
+                go_on=settings.go_on.format(run_id=paths.run_id),
+            )
+        checkpoint("dicom_written")
     worklist = {
         "urgent_first": settings.urgent_first,
         "urgency": settings.urgency,
@@ -146,6 +163,8 @@ def commit_run(
     record = build([*built_files(paths), *overlays.files], report)
     checkpoint("built")
     publish_run(paths, record)
+    if room:
+        show(room, paths.run_id)
     return record
 
 

@@ -77,6 +77,7 @@ def forecast_run(
             "precision": measured.large.record["precision"],
         },
         "runner": setup.runner.name,
+        "leaves_out": ["the DICOM objects of --dicom-out"] if options.score.dicom_out else [],
         **reckon(options, counts, sample.distinct, measured, prepare_s, skipped_bytes),
     }
 

@@ -325,6 +325,7 @@ def _recorded_options(setup: _Setup, run_id: str) -> dict:
         "thresholds": None if setup.settings.redact_uris else given.thresholds,
         "review_budget": _review_budget(setup),
         "no_report": given.no_report,
+        "dicom_out": None,
         "decode_threads": given.decode_threads,
     }
 

@@ -27,6 +27,7 @@ from pipeline.manifest import CheckedManifest, carried_columns, check_manifest
 from pipeline.mirror import fetch
 from pipeline.planning import WorkPlan, divide_work, keep_rejected, plan_work
 from pipeline.publishing import finish_commits
+from pipeline.reading_room import check_new, check_room, open_room
 from pipeline.record import RunFacts
 from pipeline.run_errors import EXPECTED, RunFailedError, RunStoppedError
 from pipeline.run_state import committed_runs, current_runs, read_record, read_state
@@ -55,7 +56,7 @@ class HandedOver:
     by: Handover
 
 
-_PATHS = ("manifest", "output", "bundle", "thresholds", "urgency")
+_PATHS = ("manifest", "output", "bundle", "thresholds", "urgency", "dicom_out")
 """Options that can tell what nobody is to know."""
 
 
@@ -65,7 +66,7 @@ class ScoreOptions:
 
     `batch_size` is None for what suits the device, `run_id` for the start in UTC,
     `thresholds` for the bundle's, `review_budget` for all that are flagged,
-    `urgency` for the table that comes with the software.
+    `urgency` for the table that comes with the software, `dicom_out` for no DICOM objects.
     `decode_threads` are those of each worker.
     """
 
@@ -93,6 +94,7 @@ class ScoreOptions:
     gate: str = Gate.FLAG.value
     redact_uris: bool = False
     no_report: bool = False
+    dicom_out: str | None = None
     preset: str | None = None
     beam_args: tuple[str, ...] = ()
 
@@ -181,6 +183,8 @@ def score_manifest(
     Raises:
       InputError: An option, the manifest, the bundle or OUTPUT breaks a rule.
       OutputError: OUTPUT cannot be written.
+      ReadingRoomError: The DICOM objects could not be written. Staged work is kept. Or they
+        could not be shown, and the run is published.
       RejectLimitError: Too many images were rejected. Staged work is kept.
       ReconciliationError: Rows were lost or doubled. Staged work is kept.
       ReportError: The report could not be made. Staged work is kept.
@@ -236,6 +240,9 @@ def _run(setup: Setup, report: Report) -> dict | HandedOver:
     finished = finish_commits(setup.output)
     for record in finished:
         report("run_finished_earlier", run_id=record["run_id"])
+    room = None
+    if setup.options.dicom_out:
+        room = open_room(setup.options.dicom_out, setup.output, report)
     if record := published_already(setup, finished):
         report("published_already", run_id=record["run_id"])
         return record
@@ -243,7 +250,7 @@ def _run(setup: Setup, report: Report) -> dict | HandedOver:
         run_id = run.paths.run_id
         report("run_resumed" if run.is_resumed else "run_started", run_id=run_id)
         try:
-            record = _score(run, setup, report)
+            record = _score(run, setup, room, report)
         except EXPECTED:
             raise
         except Exception as error:
@@ -282,6 +289,8 @@ def set_up(
     _check_workers(options.workers, runner)
     _check_reach(options, runner)
     _check_handover(options, runner)
+    if options.dicom_out:
+        check_room(options.dicom_out, options.output)
     bundle = load_bundle_info(options.bundle)
     thresholds = choose_thresholds(bundle, options.tta, options.thresholds)
     scorer = scorer_settings(options.bundle, bundle, tta=options.tta, precision=options.precision)
@@ -385,9 +394,11 @@ def published_already(setup: Setup, finished: Iterable[dict]) -> dict | None:
     return next((run for run in same if run["manifest_sha256"] == digest), None)
 
 
-def _score(run: ActiveRun, setup: Setup, report: Report) -> dict | HandedOver:
+def _score(run: ActiveRun, setup: Setup, room: Path | None, report: Report) -> dict | HandedOver:
     """Works on a run until it is published, or handed over; returns its record, or that."""
     paths, runner, options = run.paths, setup.runner, setup.options
+    if room:
+        check_new(room, paths.run_id)
     manifest = check_own_manifest(setup, paths.manifest)
     if setup.parent:
         manifest = keep_rejected(paths, manifest, setup.parent, options.retry_reasons)
@@ -435,7 +446,7 @@ def _score(run: ActiveRun, setup: Setup, report: Report) -> dict | HandedOver:
         timings_s={"start": clock - setup.started_s, "score": time.monotonic() - clock},
         read_retries=retries,
     )
-    return commit_run(job, _commit_settings(setup), runner, facts, checkpoint)
+    return commit_run(job, _commit_settings(setup, room), runner, facts, checkpoint)
 
 
 def check_own_manifest(setup: Setup, into: Path) -> CheckedManifest:
@@ -467,7 +478,7 @@ def holders_among(runs: Iterable[dict], setup: Setup) -> list[dict]:
     return [run for run in runs if run.get("scoring_digest") == digest]
 
 
-def _commit_settings(setup: Setup) -> CommitSettings:
+def _commit_settings(setup: Setup, room: Path | None) -> CommitSettings:
     options = setup.options
     return CommitSettings(
         bundle=setup.bundle,
@@ -483,6 +494,7 @@ def _commit_settings(setup: Setup) -> CommitSettings:
         urgent_first=options.urgent_first,
         report=not options.no_report,
         find_earlier=functools.partial(earlier_run, setup.output),
+        reading_room=room,
     )
 
 

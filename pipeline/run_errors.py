@@ -4,6 +4,7 @@ from pipeline.commit import ReconciliationError, RejectLimitError, ReportError
 from pipeline.lock import LockLostError
 from pipeline.mirror import OutputError
 from pipeline.publishing import PublishError
+from pipeline.reading_room import ReadingRoomError
 from schemas.errors import InputError
 
 
@@ -20,6 +21,7 @@ EXPECTED = (
     LockLostError,
     OutputError,
     PublishError,
+    ReadingRoomError,
     ReconciliationError,
     RejectLimitError,
     ReportError,

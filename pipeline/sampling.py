@@ -286,6 +286,7 @@ def _score(setup: Setup, rows: Sequence[ManifestRow], folder: Path) -> SampleRun
         batch_size=_batch_size(given),
         reject_limit=1.0,
         review_budget=None,
+        dicom_out=None,
         preset=None,
         beam_args=given.beam_args if setup.runner.is_local else (),
     )

@@ -50,6 +50,18 @@ def _named_code():
     return code
 
 
+def _presentable(number):
+    """Returns a file whose header is in order, and names somebody as often as that allows."""
+    uids = {"StudyInstanceUID": f"1.3.{number}", "SeriesInstanceUID": f"1.4.{number}"}
+    data = _named(cells=varied_picture(number), SOPInstanceUID=f"1.2.{number}", **uids)
+    dataset = dcmread(DicomBytesIO(data))
+    dataset.StudyTime, dataset.PatientBirthDate = "1011", "19500101"
+    dataset.AccessionNumber = dataset.StudyID = _CANARY[:16]
+    stream = DicomBytesIO()
+    dataset.save_as(stream)
+    return stream.getvalue()
+
+
 def _damaged(data, number):
     """Returns a file with some bytes of its header changed."""
     dice, changed = random.Random(number), bytearray(data)
@@ -81,6 +93,7 @@ def archive(tmp_path_factory):
             "IM_CT": _named(cells=picture(100), SOPInstanceUID="1.2.9", Modality="CT"),
             "report": _named(cells=picture(1), SOPClassUID=uid.BasicTextSRStorage, Modality="SR"),
             "DICOMDIR": dicomdir_file([_CANARY]),
+            "pacs.dcm": _presentable(5),
         }
     files = {f"{_CANARY}{number}.dcm": data for number, data in enumerate(good)} | other
     files |= {"cut.dcm": good[0][:3000], "short.dcm": good[1][:-1000], "text.dcm": b"no"}
@@ -119,6 +132,7 @@ def test_names_in_headers_stand_nowhere_in_what_a_hashed_archive_gives(
     scored = _run(
         *("score", "--manifest", manifest, "--output", tmp_path / "out", "--run-id", "night"),
         *("--redact-uris", "--log-json", "--reject-limit", "1", "--carry", "modality"),
+        *("--gate", "off", "--dicom-out", tmp_path / "pacs"),
     )
     assert scored.exit_code == 0
     assert _PART not in (listed.stderr + scored.output + caplog.text).casefold()
@@ -142,6 +156,17 @@ def test_names_in_headers_stand_nowhere_in_what_a_hashed_archive_gives(
     assert reasons["xIM_CT"] == "other_modality"
     assert reasons["xDICOMDIR"] == "not_an_image"
     assert (out / "report/run_id=night.html").exists()
+
+    # Who reads the images must know whose they are: there, and nowhere else.
+    record = json.loads((out / "runs/night.json").read_bytes())
+    assert record["options"]["dicom_out"] is None
+    counts = record["counts"]
+    assert (counts["dicom_images"], counts["dicom_objects"]) == (1, 4)
+    assert counts["dicom_not_written"] == {"unusable_header": counts["drawn"] - 1}
+    assert "DICOM: 4 objects of 1 images in --dicom-out; no objects of: unusable" in scored.output
+    objects = [path.read_bytes() for path in (tmp_path / "pacs/run_id=night/1.3.5").iterdir()]
+    assert len(objects) == 4
+    assert all(_CANARY.encode() in data for data in objects)
 
 
 def test_score_carries_what_headers_said(archive, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ PLAN = {
         "runner": "FnApiRunner", "batch_size": 32, "precision": "float32",
     },
     "runner": "SparkRunner",
+    "leaves_out": [],
     "expected": {
         "rejected": 22, "rejected_share": 3 / 128, "rejected_share_95": [0.008, 0.0667],
         "reject_limit": 0.01, "scored": 928, "flagged": 800, "drawn": 800, "overlays": 2200,
@@ -159,6 +160,12 @@ def test_plan_of_a_published_run_says_so():
     assert summarise_plan({"finishes_first": [], "published_already": "r0"}) == (
         "Run r0 is published already: nothing is left."
     )
+
+
+def test_plan_says_what_it_leaves_out():
+    plan = PLAN | {"leaves_out": ["the DICOM objects of --dicom-out"]}
+    last = summarise_plan(plan).splitlines()[-1]
+    assert last == "Not in this plan: the DICOM objects of --dicom-out."
 
 
 def test_plan_of_a_run_that_another_process_holds_says_so():
