@@ -87,9 +87,9 @@ def _publish(folder: Path, rows: int) -> None:
     from pipeline.manifest import CheckedManifest
     from pipeline.planning import WorkPlan
     from pipeline.record import RunFacts
-    from pipeline.run import ScoreOptions
     from pipeline.run_state import RunState
     from pipeline.runner import choose_runner
+    from pipeline.score_options import ScoreOptions
     from pipeline.settings import RowSettings, current_version
     from pipeline.urgency import load_urgency
 

@@ -19,7 +19,7 @@ from schemas.quality import Gate
 from schemas.rejects import Reason
 
 if typing.TYPE_CHECKING:
-    from pipeline.run import ScoreOptions
+    from pipeline.score_options import ScoreOptions
 
 
 class ReviewBudget(click.ParamType):
@@ -189,7 +189,7 @@ def make_score_options(bundle: str | None, **options) -> "ScoreOptions":
       **options: All others, but for `--log-json` and `--quiet`.
     """
     from model.bundle import demo_bundle_path
-    from pipeline.run import ScoreOptions
+    from pipeline.score_options import ScoreOptions
     from pipeline.workers import cores_a_worker
 
     _suit_workers(options)

@@ -1,6 +1,7 @@
 """The Beam pipeline from a manifest to published Parquet.
 
-* `pipeline.run`: one run, from options to a published record.
+* `pipeline.run`: one run, from options (`score_options`) by way of what they mean (`setting_up`) to
+  a published record.
 * `pipeline.manifest`, `pipeline.manifest_formats`, `pipeline.uris`: checking a manifest.
 * `pipeline.listing`: making one from folders and globs (`source_paths`), and from headers of DICOM
   files (`dicom_listing`), with ids hashed (`hash_key`).
@@ -17,6 +18,8 @@
 * `pipeline.runner`, `pipeline.presets`: which Beam runner, and what rented workers need.
 * `pipeline.commit`: from staged parts to a published run, by way of `ledger`,
   `drawing`, `compaction`, `worklist`, `record` and `publishing`.
+* `pipeline.dicom_writing`: what was drawn as DICOM objects, into the folder of a reading room
+  (`reading_room`).
 * `pipeline.report`: the HTML of a run, by way of `report_tables`, `contact_sheet`, `comparison`
   with an earlier run, and `measured` against labels; `pipeline.reporting`: of a published one.
 * `pipeline.run_listing`, `pipeline.verification`: what is in OUTPUT, and whether it still is

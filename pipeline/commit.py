@@ -14,6 +14,7 @@ import duckdb
 from pipeline.compaction import compact, plan_files, write_skipped
 from pipeline.comparison import EarlierRun
 from pipeline.database import connect
+from pipeline.dicom_writing import write_objects
 from pipeline.drawing import DrawingSettings, Origin, draw_overlays, plan_drawings
 from pipeline.job import ScoringJob
 from pipeline.layout import TABLES, RunPaths, staged_parts
@@ -21,7 +22,7 @@ from pipeline.ledger import Ledger, freeze_ledger
 from pipeline.mirror import discard, fetch
 from pipeline.publishing import publish_run
 from pipeline.quality import count_quality
-from pipeline.reading_room import show, write_objects
+from pipeline.reading_room import show
 from pipeline.record import ModelFacts, RunFacts, build_record, built_files, file_metadata
 from pipeline.report import MadeReport, make_report, write_report
 from pipeline.report_tables import built_tables

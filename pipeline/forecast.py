@@ -14,16 +14,10 @@ from pipeline.locking import living_holder
 from pipeline.manifest import CheckedManifest
 from pipeline.planning import WorkPlan, keep_rejected, plan_work
 from pipeline.reckoning import PlanOptions, WorkCounts, reckon
-from pipeline.run import (
-    Setup,
-    check_own_manifest,
-    holders_among,
-    published_already,
-    set_up,
-)
 from pipeline.run_state import committed_runs, current_runs
 from pipeline.runner import choose_runner
 from pipeline.sampling import choose_sample, measure_sample, sample_size
+from pipeline.setting_up import Setup, check_own_manifest, holders_among, published_already, set_up
 from pipeline.shadow import prepared_runs, read_output, shadow_run
 from pipeline.starting import find_run
 from schemas.tables import SKIPPED_SCHEMA

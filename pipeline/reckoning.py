@@ -7,8 +7,8 @@ from model.tuning import wilson_interval
 from pipeline.commit import share_of
 from pipeline.cost_model import COST_UNIT, Rates, estimate, rates_for
 from pipeline.prices import Price
-from pipeline.run import ScoreOptions
 from pipeline.sampling import Measured, SampleRun
+from pipeline.score_options import ScoreOptions
 from schemas.errors import InputError
 
 

@@ -1,44 +1,38 @@
 """One run of `score`, from options to a published record."""
 
 import dataclasses
-import datetime
 import functools
-import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from model.bundle import BundleInfo, file_sha256, load_bundle_info, thresholds_id
-from model.devices import gpu_ids
-from model.object_store import SCHEME
+from model.bundle import file_sha256
 from model.overlays import overlay_note
 from model.scorer import default_batch_size
-from model.serving import ScorerSettings, choose_thresholds, scorer_settings
-from model.thresholds import Thresholds
 from pipeline.archive import score_archive, share_bundle
 from pipeline.commit import CommitSettings, commit_run
 from pipeline.comparison import earlier_run
 from pipeline.drawing import DrawingSettings
 from pipeline.events import Report
 from pipeline.job import ScoringJob
-from pipeline.layout import TABLES, Output, RunPaths
-from pipeline.manifest import CheckedManifest, carried_columns, check_manifest
+from pipeline.layout import TABLES, RunPaths
+from pipeline.manifest import CheckedManifest
 from pipeline.mirror import fetch
 from pipeline.planning import WorkPlan, divide_work, keep_rejected, plan_work
 from pipeline.publishing import finish_commits
-from pipeline.reading_room import check_new, check_room, open_room
+from pipeline.reading_room import check_new, open_room
 from pipeline.record import RunFacts
 from pipeline.run_errors import EXPECTED, RunFailedError, RunStoppedError
-from pipeline.run_state import committed_runs, current_runs, read_record, read_state
-from pipeline.runner import Handover, Runner, choose_runner
+from pipeline.run_state import committed_runs, current_runs, read_state
+from pipeline.runner import Handover, choose_runner
+from pipeline.score_options import ScoreOptions
 from pipeline.scoring import load_scorer
-from pipeline.settings import RowSettings, row_settings
+from pipeline.setting_up import Setup, check_own_manifest, holders_among, published_already, set_up
 from pipeline.staging import discard_broken_parts
-from pipeline.starting import ActiveRun, StartRequest, begin_run, open_output, record_path
+from pipeline.starting import ActiveRun, begin_run, open_output
 from pipeline.stopping import STOP
-from pipeline.urgency import load_urgency
-from pipeline.workers import Workers, cause
+from pipeline.workers import cause
 from schemas.errors import InputError
 from schemas.quality import Gate
 
@@ -54,114 +48,6 @@ class HandedOver:
 
     run_id: str
     by: Handover
-
-
-_PATHS = ("manifest", "output", "bundle", "thresholds", "urgency", "dicom_out")
-"""Options that can tell what nobody is to know."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoreOptions:
-    """The options of `score`, one attribute each; see its help for their meaning.
-
-    `batch_size` is None for what suits the device, `run_id` for the start in UTC,
-    `thresholds` for the bundle's, `review_budget` for all that are flagged,
-    `urgency` for the table that comes with the software, `dicom_out` for no DICOM objects.
-    `decode_threads` are those of each worker.
-    """
-
-    manifest: str
-    output: str
-    bundle: str
-    run_id: str | None = None
-    resume: bool = False
-    only_new: bool = False
-    retry_rejects: str | None = None
-    retry_reasons: tuple[str, ...] = ()
-    thresholds: str | None = None
-    tta: str = "none"
-    gradcam_top: int = 3
-    gradcam_limit: int = 1000
-    batch_size: int | None = None
-    precision: str = "auto"
-    decode_threads: int = 2
-    workers: int = 1
-    reject_limit: float = 0.01
-    review_budget: float | int | None = None
-    urgency: str | None = None
-    urgent_first: bool = False
-    carry: tuple[str, ...] = ()
-    gate: str = Gate.FLAG.value
-    redact_uris: bool = False
-    no_report: bool = False
-    dicom_out: str | None = None
-    preset: str | None = None
-    beam_args: tuple[str, ...] = ()
-
-    def to_json(self) -> dict:
-        """Returns the options for the run's record, without paths where those are redacted."""
-        options = self.to_state()
-        if self.redact_uris:
-            options |= dict.fromkeys(_PATHS)
-            options["retry_rejects"] = self.retry_rejects and Path(self.retry_rejects).name
-        return options
-
-    def to_state(self) -> dict:
-        """Returns the options for a later start of the same run."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
-
-    @classmethod
-    def from_state(cls, options: dict) -> "ScoreOptions":
-        """Returns what `to_state` was called on."""
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in options.items()
-            }
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What a run is made of, checked before any image is read.
-
-    Attributes:
-      output: Where the runs are.
-      workers: Processes that score.
-      urgency: Tier of each of the 14 findings.
-      scored_by: The runner that has scored all there is to score; None where that is left
-        to do.
-      parent: Record of the run whose rejects are retried.
-      started: In UTC, and by the clock that times the stages.
-    """
-
-    options: ScoreOptions
-    output: Output
-    runner: Runner
-    workers: Workers
-    bundle: BundleInfo
-    thresholds: Thresholds
-    scorer: ScorerSettings
-    settings: RowSettings
-    urgency: dict[str, int]
-    scored_by: str | None
-    parent: dict | None
-    started: datetime.datetime
-    started_s: float
-
-    @property
-    def request(self) -> StartRequest:
-        return StartRequest(
-            run_id=self.options.run_id,
-            resume=self.options.resume,
-            settings=self.settings,
-            options=self.options.to_state(),
-            parent_run=self.parent["run_id"] if self.parent else None,
-            started=self.started,
-        )
 
 
 def score_manifest(
@@ -264,136 +150,6 @@ def _run(setup: Setup, report: Report) -> dict | HandedOver:
     return record
 
 
-def set_up(
-    options: ScoreOptions,
-    held: ExitStack,
-    prepare_worker: Callable[[], None] | None = None,
-    scored_by: str | None = None,
-    open_place: Callable[[str], AbstractContextManager[Output]] = open_output,
-) -> Setup:
-    """Checks what can be checked before any image is read.
-
-    Args:
-      options: Of the command.
-      held: Ends what is opened.
-      prepare_worker: As for `pipeline.workers.Workers`.
-      scored_by: As that of a `Setup`.
-      open_place: Gives the place of all runs.
-
-    Raises:
-      InputError: An option, the bundle or OUTPUT breaks a rule.
-      OutputError: OUTPUT cannot be written.
-    """
-    started, started_s = datetime.datetime.now(datetime.UTC), time.monotonic()
-    runner = choose_runner(options.beam_args, options.preset)
-    _check_workers(options.workers, runner)
-    _check_reach(options, runner)
-    _check_handover(options, runner)
-    if options.dicom_out:
-        check_room(options.dicom_out, options.output)
-    bundle = load_bundle_info(options.bundle)
-    thresholds = choose_thresholds(bundle, options.tta, options.thresholds)
-    scorer = scorer_settings(options.bundle, bundle, tta=options.tta, precision=options.precision)
-    settings = row_settings(
-        scorer,
-        thresholds_id(thresholds),
-        redact_uris=options.redact_uris,
-        carried=carried_columns(options.manifest, options.carry),
-        gradcam_top=options.gradcam_top,
-        gate=Gate(options.gate),
-    )
-    output = held.enter_context(open_place(options.output))
-    return Setup(
-        options=options,
-        output=output,
-        runner=runner,
-        workers=Workers(options.workers, prepare_worker, gpu_ids()),
-        bundle=bundle,
-        thresholds=thresholds,
-        scorer=scorer,
-        settings=settings,
-        urgency=load_urgency(options.urgency),
-        scored_by=scored_by,
-        parent=_retried_run(options, output),
-        started=started,
-        started_s=started_s,
-    )
-
-
-def _check_workers(workers: int, runner: Runner) -> None:
-    if workers > 1 and not runner.is_local:
-        raise InputError(
-            f"--workers must be 1 with --runner={runner.name}, where Beam spreads the work."
-            f" Received: --workers {workers}. Leave one of them out."
-        )
-
-
-def _check_reach(options: ScoreOptions, runner: Runner) -> None:
-    if runner.is_dataflow and not options.output.startswith(SCHEME):
-        raise InputError(
-            f"--output must be on a store ({SCHEME}...) with --runner={runner.name}, whose workers"
-            f" reach nothing else. Received: --output {options.output}."
-        )
-
-
-def _check_handover(options: ScoreOptions, runner: Runner) -> None:
-    if options.only_new and runner.handover in (Handover.DRY_RUN, Handover.TEMPLATE):
-        raise InputError(
-            f"--only-new must not be given with {runner.handover.value}, since the runner also"
-            " compares the files with published runs, and at once. Leave one of them out."
-        )
-
-
-def _retried_run(options: ScoreOptions, output: Output) -> dict | None:
-    """Returns the record of the run whose rejects are retried."""
-    if options.retry_rejects is None:
-        return None
-    if options.only_new:
-        raise InputError(
-            "--retry-rejects must not be given with --only-new, which skips rejects that have not"
-            " changed. Leave one out."
-        )
-    path = record_path(output, options.retry_rejects)
-    if path is None:
-        raise InputError(
-            "--retry-rejects must be the record of a run in --output, OUTPUT/runs/ID.json."
-            f" Received: --retry-rejects {options.retry_rejects}."
-        )
-    return read_record(path)
-
-
-def published_already(setup: Setup, finished: Iterable[dict]) -> dict | None:
-    """Returns the record that a resume would have to write, where it is written already.
-
-    That is so if a crash came after the last row was scored, or if the same command
-    is given twice.
-
-    Args:
-      setup: Of this start.
-      finished: Records of the runs that this start has just finished, or would.
-    """
-    run_id = setup.options.run_id
-    if not setup.options.resume:
-        return None
-    if run_id is not None:
-        path = setup.output.run(run_id).record
-        finished = [read_record(path)] if path.exists() else finished
-        finished = [run for run in finished if run["run_id"] == run_id]
-    wanted = (setup.settings.digest, setup.request.parent_run, None)
-    same = [
-        run
-        for run in finished
-        if (run.get("settings_digest"), run["parent_run"], run.get("supersedes")) == wanted
-    ]
-    if not same:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "manifest.parquet"
-        check_own_manifest(setup, path)
-        digest = file_sha256(path)
-    return next((run for run in same if run["manifest_sha256"] == digest), None)
-
-
 def _score(run: ActiveRun, setup: Setup, room: Path | None, report: Report) -> dict | HandedOver:
     """Works on a run until it is published, or handed over; returns its record, or that."""
     paths, runner, options = run.paths, setup.runner, setup.options
@@ -449,14 +205,6 @@ def _score(run: ActiveRun, setup: Setup, room: Path | None, report: Report) -> d
     return commit_run(job, _commit_settings(setup, room), runner, facts, checkpoint)
 
 
-def check_own_manifest(setup: Setup, into: Path) -> CheckedManifest:
-    """Writes the checked form of a run's manifest, a local Parquet file."""
-    options = setup.options
-    return check_manifest(
-        options.manifest, into=str(into), carry=options.carry, redact_ids=options.redact_uris
-    )
-
-
 def _plan(paths: RunPaths, manifest: CheckedManifest, setup: Setup, report: Report) -> WorkPlan:
     for table in TABLES:
         fetch(paths, paths.parts(table))
@@ -470,12 +218,6 @@ def _plan(paths: RunPaths, manifest: CheckedManifest, setup: Setup, report: Repo
     plan = plan_work(paths, manifest, holders, setup.runner, tries_again=tries_again)
     report("planned", to_score=plan.work.rows, kept=plan.kept, skipped=plan.skipped)
     return plan
-
-
-def holders_among(runs: Iterable[dict], setup: Setup) -> list[dict]:
-    """Returns those of current runs whose rows `--only-new` need not score again."""
-    digest = setup.settings.scoring_digest
-    return [run for run in runs if run.get("scoring_digest") == digest]
 
 
 def _commit_settings(setup: Setup, room: Path | None) -> CommitSettings:

@@ -28,7 +28,10 @@ from pipeline.elements import LoadedImage, RejectedImage
 from pipeline.images import LoadImageDoFn
 from pipeline.layout import TABLES, RunPaths, staged_parts
 from pipeline.manifest import CheckedManifest, ManifestRow
-from pipeline.run import RunFailedError, RunStoppedError, ScoreOptions, Setup, score_manifest
+from pipeline.run import score_manifest
+from pipeline.run_errors import RunFailedError, RunStoppedError
+from pipeline.score_options import ScoreOptions
+from pipeline.setting_up import Setup
 from pipeline.sharding import SHARD, in_shards
 from pipeline.stopping import STOP
 from pipeline.workers import cause

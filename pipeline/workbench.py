@@ -36,7 +36,8 @@ from pipeline.images import READS_AT_ONCE, ImageLoader, load_image
 from pipeline.layout import RunPaths
 from pipeline.manifest import ManifestRow, check_manifest, read_row_group
 from pipeline.read_ahead import ReadAhead
-from pipeline.run import ScoreOptions, score_manifest
+from pipeline.run import score_manifest
+from pipeline.score_options import ScoreOptions
 from pipeline.uris import is_streamed
 from schemas.errors import InputError
 from schemas.findings import FINDINGS

@@ -13,7 +13,8 @@ from model.bundle import demo_bundle_path, load_bundle_info
 from model.thresholds import thresholds_to_json
 from pipeline import run, scoring
 from pipeline.rethreshold import RethresholdOptions, rethreshold_run
-from pipeline.run import ScoreOptions, score_manifest
+from pipeline.run import score_manifest
+from pipeline.score_options import ScoreOptions
 from tests.fakes import FakeScorer, make_thresholds, picture, write_picture
 
 _TEXT = (Path(__file__).parents[1] / "docs/queries.md").read_text(encoding="utf-8")

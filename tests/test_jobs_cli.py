@@ -92,7 +92,7 @@ def test_command_debug_shows_the_stack_trace():
 
 def test_pipeline_errors_have_the_names_that_exit_codes_go_by():
     from jobs.command import _EXIT_CODES
-    from pipeline.run import EXPECTED, RunFailedError
+    from pipeline.run_errors import EXPECTED, RunFailedError
     from pipeline.sampling import MeasureError
 
     named = {error.__name__ for error in (*EXPECTED, RunFailedError, MeasureError)}

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from jobs.cli import cli
 from model.thresholds import thresholds_to_json
 from pipeline.commit import commit_run
-from pipeline.run import ScoreOptions
+from pipeline.score_options import ScoreOptions
 from tests.fakes import (
     LOCAL,
     make_facts,

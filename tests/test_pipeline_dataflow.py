@@ -18,8 +18,9 @@ from model.object_store import ObjectFolder
 from pipeline import run
 from pipeline.archive import ScoreArchive
 from pipeline.presets import PRESETS
-from pipeline.run import HandedOver, ScoreOptions, score_manifest
+from pipeline.run import HandedOver, score_manifest
 from pipeline.runner import Handover, Runner, choose_runner
+from pipeline.score_options import ScoreOptions
 from schemas.errors import InputError
 from tests.fakes import LOCAL, FakeScorer, make_job, manifest_row
 from tests.gcs import BUCKET

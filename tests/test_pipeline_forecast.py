@@ -14,8 +14,9 @@ from pipeline import forecast, publishing, run, sampling, scoring
 from pipeline.forecast import forecast_run
 from pipeline.lock import RunLock
 from pipeline.reckoning import PlanOptions
-from pipeline.run import ScoreOptions, score_manifest
+from pipeline.run import score_manifest
 from pipeline.sampling import MeasureError
+from pipeline.score_options import ScoreOptions
 from pipeline.stopping import STOP
 from schemas.errors import InputError
 from tests.fakes import FakeScorer, tree, varied_picture, write_picture

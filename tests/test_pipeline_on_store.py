@@ -26,7 +26,9 @@ from pipeline.listing import list_images
 from pipeline.mirror import OutputError, published_run
 from pipeline.reporting import report_run
 from pipeline.rethreshold import RethresholdOptions, rethreshold_run
-from pipeline.run import RunFailedError, ScoreOptions, score_manifest
+from pipeline.run import score_manifest
+from pipeline.run_errors import RunFailedError
+from pipeline.score_options import ScoreOptions
 from pipeline.source import read_source, source_version
 from pipeline.stopping import STOP
 from pipeline.store_lock import StoreLock

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from model.bundle import demo_bundle_path
-from pipeline.run import ScoreOptions, score_manifest
+from pipeline.run import score_manifest
+from pipeline.score_options import ScoreOptions
 
 # The scripts are no package: they are run by path, and so find one another.
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))

@@ -21,7 +21,8 @@ from pydicom.encaps import generate_frames
 
 from model.bundle import demo_bundle_path
 from model.overlays import encode_jpeg, overlay_name
-from pipeline import commit, reading_room, run, sampling, scoring
+from pipeline import commit, dicom_writing, reading_room, run, sampling, scoring
+from pipeline.dicom_writing import write_objects
 from pipeline.layout import Output
 from pipeline.manifest import ManifestRow
 from pipeline.reading_room import (
@@ -30,10 +31,12 @@ from pipeline.reading_room import (
     check_room,
     open_room,
     show,
-    write_objects,
 )
 from pipeline.rethreshold import RethresholdOptions, _recorded_options
-from pipeline.run import RunStoppedError, ScoreOptions, score_manifest, set_up
+from pipeline.run import score_manifest
+from pipeline.run_errors import RunStoppedError
+from pipeline.score_options import ScoreOptions
+from pipeline.setting_up import set_up
 from pipeline.stopping import STOP
 from schemas.errors import InputError
 from schemas.tables import scores_schema
@@ -216,7 +219,7 @@ def test_members_of_archives_have_objects_too(drawn):
 
 
 def test_a_second_try_writes_the_same_bytes_and_leaves_nothing_of_the_first(two, monkeypatch):
-    original, calls = reading_room._write, []
+    original, calls = dicom_writing._write, []
 
     def write(path, data):
         calls.append(path)
@@ -226,7 +229,7 @@ def test_a_second_try_writes_the_same_bytes_and_leaves_nothing_of_the_first(two,
         original(path, data)
 
     with monkeypatch.context() as broken:
-        broken.setattr(reading_room, "_write", write)
+        broken.setattr(dicom_writing, "_write", write)
         with pytest.raises(Killed):
             two.write()
     first = {path.name: path.read_bytes() for path in two.room.rglob("2.25.*.dcm")}
@@ -238,13 +241,13 @@ def test_a_second_try_writes_the_same_bytes_and_leaves_nothing_of_the_first(two,
 
 
 def test_a_stop_ends_the_writing(two, monkeypatch):
-    original = reading_room._write
+    original = dicom_writing._write
 
     def write(path, data):
         STOP.request()
         original(path, data)
 
-    monkeypatch.setattr(reading_room, "_write", write)
+    monkeypatch.setattr(dicom_writing, "_write", write)
     assert two.write() == (1, 3, {})
 
 
@@ -252,7 +255,7 @@ def test_a_full_disk_is_told_of_without_a_path(two, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), CANARY)
 
-    monkeypatch.setattr(reading_room, "_write", full)
+    monkeypatch.setattr(dicom_writing, "_write", full)
     with pytest.raises(ReadingRoomError) as caught:
         two.write()
     assert str(caught.value) == (
@@ -378,7 +381,7 @@ def test_a_failure_publishes_nothing_and_the_run_goes_on_without_the_room(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken:
-        broken.setattr(reading_room, "_write", full)
+        broken.setattr(dicom_writing, "_write", full)
         with pytest.raises(ReadingRoomError, match="Go on with --resume --run-id night, or"):
             score()
     assert not (tmp_path / "out/runs").exists()

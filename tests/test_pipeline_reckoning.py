@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.prices import Price
 from pipeline.reckoning import Line, PlanOptions, WorkCounts, expect, reckon
-from pipeline.run import ScoreOptions
 from pipeline.sampling import Measured, SampleRun
+from pipeline.score_options import ScoreOptions
 from schemas.errors import InputError
 
 

@@ -21,7 +21,8 @@ from pipeline.commit import ReportError, commit_run
 from pipeline.layout import RunPaths
 from pipeline.report import make_report
 from pipeline.report_tables import published_tables, read_examples, read_scores
-from pipeline.run import ScoreOptions, score_manifest
+from pipeline.run import score_manifest
+from pipeline.score_options import ScoreOptions
 from pipeline.stopping import STOP
 from pipeline.verification import verify_run
 from schemas.findings import FINDINGS

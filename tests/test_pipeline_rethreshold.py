@@ -15,9 +15,10 @@ from pipeline.comparison import earlier_run
 from pipeline.layout import Output
 from pipeline.locking import succession_lock
 from pipeline.rethreshold import RethresholdOptions, rethreshold_run
-from pipeline.run import ScoreOptions, commit_scored, score_manifest
+from pipeline.run import commit_scored, score_manifest
 from pipeline.run_errors import RunFailedError, RunStoppedError
 from pipeline.run_listing import list_runs
+from pipeline.score_options import ScoreOptions
 from pipeline.stopping import STOP
 from pipeline.verification import verify_run
 from schemas.errors import InputError

@@ -26,8 +26,10 @@ from pipeline import (
 from pipeline.commit import RejectLimitError
 from pipeline.layout import RunPaths, staged_parts
 from pipeline.lock import RunLock
-from pipeline.run import RunFailedError, RunStoppedError, ScoreOptions, score_manifest
+from pipeline.run import score_manifest
+from pipeline.run_errors import RunFailedError, RunStoppedError
 from pipeline.run_state import committed_runs
+from pipeline.score_options import ScoreOptions
 from pipeline.stopping import STOP
 from schemas.errors import InputError
 from schemas.rejects import ImageError, Reason

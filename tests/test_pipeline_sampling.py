@@ -6,8 +6,8 @@ import pytest
 
 from pipeline import sampling
 from pipeline.manifest import check_manifest
-from pipeline.run import ScoreOptions
 from pipeline.sampling import choose_sample, sample_size, steady_pace
+from pipeline.score_options import ScoreOptions
 
 
 def sampled(folder, uris, size):

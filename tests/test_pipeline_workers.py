@@ -332,7 +332,8 @@ class Night:
 
     def score(self, **options):
         from model.bundle import demo_bundle_path
-        from pipeline.run import ScoreOptions, score_manifest
+        from pipeline.run import score_manifest
+        from pipeline.score_options import ScoreOptions
 
         options = {"run_id": "night", "gradcam_top": 0, "batch_size": 2, **options}
         return score_manifest(
@@ -406,7 +407,7 @@ def night(tmp_path, monkeypatch):
 
 
 def test_score_manifest_killed_worker_ends_the_run_which_is_resumed(night):
-    from pipeline.run import RunFailedError
+    from pipeline.run_errors import RunFailedError
 
     killed = []
 
@@ -431,7 +432,7 @@ def test_score_manifest_killed_worker_ends_the_run_which_is_resumed(night):
 
 
 def test_score_manifest_stopped_workers_stage_what_they_scored_and_the_run_is_resumed(night):
-    from pipeline.run import RunStoppedError
+    from pipeline.run_errors import RunStoppedError
 
     def stop():
         _wait_until(night.staged)

@@ -18,7 +18,8 @@ import pytest
 
 from model.bundle import demo_bundle_path
 from pipeline import run, scoring
-from pipeline.run import ScoreOptions, score_manifest
+from pipeline.run import score_manifest
+from pipeline.score_options import ScoreOptions
 from tests.fakes import FakeScorer, varied_picture, write_picture
 
 # The scripts are no package: they are run by path, and so find one another.
