@@ -16,6 +16,7 @@ setup(
     },
     # Ranges that were tested; constraints.txt holds the exact set.
     install_requires=[
+        "ai-edge-litert>=2.3,<2.4",
         "apache-beam[gcp]>=2.77,<2.78",
         "click>=8.1,<9",
         "duckdb>=2.0,<3",

@@ -1,14 +1,13 @@
 """Loading the libraries so that they are quick, and quiet in what the operator reads."""
 
-import contextlib
 import datetime
 import json
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from typing import BinaryIO
+
+from model.standard_error import standard_error_to
 
 
 def load_tensorflow(*, as_json: bool = False) -> None:
@@ -29,7 +28,7 @@ def load_tensorflow(*, as_json: bool = False) -> None:
     logging.getLogger().addFilter(_says_something)
     with tempfile.TemporaryFile() as log:
         try:
-            with _standard_error_to(log):
+            with standard_error_to(log):
                 import tensorflow  # noqa: F401
         except ImportError:
             log.seek(0)
@@ -55,15 +54,3 @@ def _says_something(record: logging.LogRecord) -> bool:
     # Beam 2.77 warns so on every platform where its optional model manager, which
     # needs PyTorch, is absent.
     return "Resource module is not available" not in record.getMessage()
-
-
-@contextlib.contextmanager
-def _standard_error_to(file: BinaryIO) -> Iterator[None]:
-    sys.stderr.flush()
-    kept = os.dup(2)
-    os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

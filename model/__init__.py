@@ -11,6 +11,7 @@ Network and scores
 * `model.devices`: GPUs and precision.
 * `model.gradcam`: class activation maps in closed form.
 * `model.folding`: batch normalisations into convolutions.
+* `model.frozen`: graphs without variables, on LiteRT or TensorFlow.
 * `model.scorer`: the frozen graph, precision, memory back-off.
 * `model.tta`: the six views of test-time augmentation.
 * `model.serving`: from a bundle to a scorer, for a run and for a few images alike.

@@ -43,9 +43,9 @@ class FeatureDistance:
     whitening: np.ndarray
 
     def of(self, features: np.ndarray) -> np.ndarray:
-        """Returns float64 `(images,)`, the distances of features `(images, 1280)`."""
-        centred = of_length_1(features) - self.mean
-        return np.linalg.norm(centred @ self.whitening.astype(np.float64), axis=1)
+        """Returns float32 `(images,)`, the distances of features `(images, 1280)`."""
+        centred = (of_length_1(features) - self.mean).astype(np.float32)
+        return np.linalg.norm(centred @ self.whitening, axis=1)
 
 
 def of_length_1(features: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import scipy.linalg
-from keras import ops
 from sklearn.covariance import LedoitWolf
 
 from model.feature_distance import QUANTILES, FeatureDistance, FeatureReference, of_length_1
@@ -73,11 +72,11 @@ def _feature_function(network: keras.Model):
     folded = fold_batch_norms(network)
     set_precision(folded, "float32")
     explained = explained_network(folded)
-    graph = freeze(lambda images: pooled_features(explained(images, training=False)))
+    graph = freeze(lambda images: [pooled_features(explained(images, training=False))])
 
     def features_of(part: LabelledImages) -> np.ndarray:
         starts = range(0, len(part), CPU_BATCH_SIZE)
         batches = (part.squares(slice(start, start + CPU_BATCH_SIZE)) for start in starts)
-        return np.concatenate([np.asarray(graph(ops.convert_to_tensor(b))[0]) for b in batches])
+        return np.concatenate([graph(batch)[0] for batch in batches])
 
     return features_of

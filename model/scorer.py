@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from model import gradcam, tta
 from model.devices import prepare_gpus
 from model.feature_distance import FeatureDistance
 from model.folding import fold_batch_norms
-from model.frozen import FrozenGraph, freeze
+from model.frozen import freeze
 from model.network import set_precision
 from model.thresholds import TTA_MODES
 from schemas.contract import STANDARD_CONTRACT, VIEWS
@@ -24,10 +23,6 @@ _log = logging.getLogger(__name__)
 CPU_BATCH_SIZE = 32
 GPU_BATCH_SIZE = 512
 """A first guess that halves itself until it fits."""
-
-
-class InferenceError(Exception):
-    """TensorFlow could not compute a batch, for another reason than memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +100,8 @@ class Scorer:
         self._batch_limit: int | None = None
         network = fold_batch_norms(network)
         set_precision(network, precision)
-        self._graph = FrozenGraph(freeze(_single_view(network, distance)))
+        self._distance = distance
+        self._graph = freeze(_single_view(network), precision)
 
     def score(self, images: np.ndarray) -> Scores:
         """Returns the scores of a batch of any size.
@@ -115,7 +111,7 @@ class Scorer:
 
         Raises:
           ValueError: The images have another dtype or shape.
-          InferenceError: TensorFlow failed.
+          InferenceError: The network could not be computed.
           MemoryError: Not even one image fits in the accelerator's memory.
         """
         size = STANDARD_CONTRACT.size
@@ -124,7 +120,8 @@ class Scorer:
                 f"images must be uint8 (batch, {size}, {size})."
                 f" Received: dtype={images.dtype}, shape={images.shape}."
             )
-        scores, cams, *distances = self._in_memory(images)
+        scores, cams, features = self._in_memory(images)
+        distances = self._distance.of(features) if self._distance else None
         views = np.ones(len(images), np.int8)
         second_look = self._second_look(scores)
         if len(second_look):
@@ -134,7 +131,7 @@ class Scorer:
                 scores[second_look] += self._in_memory(np.asarray(view))[0]
             scores[second_look] /= len(VIEWS)
             views[second_look] = len(VIEWS)
-        return Scores(scores, cams, views, *distances)
+        return Scores(scores, cams, views, distances)
 
     def _second_look(self, scores: np.ndarray) -> np.ndarray:
         if self._tta_mode == "none":
@@ -150,14 +147,12 @@ class Scorer:
             piece = images[start : start + (self._batch_limit or len(images))]
             try:
                 pieces.append(self._graph(piece))
-            except tf.errors.ResourceExhaustedError as error:
+            except MemoryError:
                 if len(piece) == 1:
-                    raise MemoryError("one image does not fit in the device's memory") from error
+                    raise
                 self._batch_limit = len(piece) // 2
                 _log.warning("out of memory: batch size is now %d", self._batch_limit)
                 continue
-            except tf.errors.OpError as error:
-                raise InferenceError(type(error).__name__) from error
             start += len(piece)
         return [np.concatenate(part) for part in zip(*pieces, strict=True)]
 
@@ -167,16 +162,13 @@ def default_batch_size() -> int:
     return GPU_BATCH_SIZE if prepare_gpus() else CPU_BATCH_SIZE
 
 
-def _single_view(network: keras.Model, distance: FeatureDistance | None) -> Callable:
+def _single_view(network: keras.Model) -> Callable:
     explained = gradcam.explained_network(network)
 
     def single_view(images):
         outputs = explained(images, training=False)
-        results = [outputs["scores"], gradcam.activation_maps(network, outputs)]
-        if distance:
-            centred = ops.normalize(pooled_features(outputs)) - distance.mean
-            results.append(ops.norm(ops.matmul(centred, distance.whitening), axis=1))
-        return results
+        maps = gradcam.activation_maps(network, outputs)
+        return [outputs["scores"], maps, pooled_features(outputs)]
 
     return single_view
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from model.bundle import BundleInfo, load_features, load_network
 from model.devices import resolve_precision
-from model.scorer import Borderline, InferenceError, Scorer
+from model.frozen import InferenceError
+from model.scorer import Borderline, Scorer
 from model.thresholds import Thresholds, load_thresholds, threshold_vector
 from schemas.errors import InputError
 from schemas.rejects import ImageError, Reason

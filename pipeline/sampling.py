@@ -20,7 +20,8 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.utils.windowed_value import WindowedValue
 
 from model.devices import prepare_gpus
-from model.scorer import CPU_BATCH_SIZE, InferenceError, default_batch_size
+from model.frozen import InferenceError
+from model.scorer import CPU_BATCH_SIZE, default_batch_size
 from pipeline import scoring
 from pipeline.commit import ReportError
 from pipeline.database import connect

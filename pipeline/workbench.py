@@ -257,7 +257,8 @@ def _scorers(options: BenchmarkOptions, info: BundleInfo) -> Iterator[tuple[str,
         yield mode, build_scorer(settings)
 
 
-def _without_maps(options: BenchmarkOptions) -> Callable[[np.ndarray], list[np.ndarray]]:
+def _without_maps(options: BenchmarkOptions) -> FrozenGraph:
     network = fold_batch_norms(load_network(options.bundle))
-    set_precision(network, resolve_precision(options.precision))
-    return FrozenGraph(freeze(lambda squares: [network(squares, training=False)]))
+    precision = resolve_precision(options.precision)
+    set_precision(network, precision)
+    return freeze(lambda squares: [network(squares, training=False)], precision)

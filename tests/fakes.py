@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from model.bundle import BundleInfo
-from model.scorer import InferenceError, Scores
+from model.frozen import InferenceError
+from model.scorer import Scores
 from model.serving import ScorerSettings
 from model.thresholds import Threshold, threshold_vector
 from pipeline import scoring

@@ -150,7 +150,7 @@ def load_square(uri: str, clock: FirstRead) -> np.ndarray:
 
 
 def load_frozen(model: str, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the frozen graph that this project scores with, less its maps, called once.
+    """Returns this project's frozen graph on TensorFlow, less its maps, called once.
 
     It takes uint8 `(batch, 224, 224)` and returns float32 `(batch, 15)`, of any batch
     length.
@@ -160,18 +160,16 @@ def load_frozen(model: str, batch_size: int) -> Callable[[np.ndarray], np.ndarra
       batch_size: Images in the first call, which initialises what later calls use.
     """
     # Here, because only workers need TensorFlow where a driver calls this module too.
-    import tensorflow as tf
-
     from model.bundle import load_network
     from model.folding import fold_batch_norms
-    from model.frozen import freeze
+    from model.frozen import TensorFlowGraph, trace
 
     network = fold_batch_norms(load_network(model))
-    graph = freeze(lambda squares: [network(squares, training=False)])
+    graph = TensorFlowGraph(trace(lambda squares: [network(squares, training=False)]))
 
     def score(squares: np.ndarray) -> np.ndarray:
-        (scores,) = graph(tf.constant(squares))
-        return scores.numpy()
+        (scores,) = graph(squares)
+        return scores
 
     score(np.zeros((batch_size, SIZE, SIZE), np.uint8))
     return score

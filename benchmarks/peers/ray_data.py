@@ -4,7 +4,7 @@ As the guide "Working with images" advises: tasks for decoding, a class in a poo
 actors for the network. The pool has one actor, since a second copy of the network
 would compete for the same cores. It reserves none of them, so that decoding goes on in
 a task a core while TensorFlow computes with its own threads. The actor runs the frozen
-graph of this project, folded batch normalisations and all, and not Keras' `predict`:
+graph of this project on TensorFlow, folded batch normalisations and all, and not Keras' `predict`:
 generous to Ray, so that what differs is the moving of data.
 
 A job of decoding alone runs before the clock starts, so that the workers for it are up.

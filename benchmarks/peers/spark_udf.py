@@ -2,8 +2,8 @@
 
 `make_predict_fn` loads the network once in each Python worker, of which local mode has
 one a core, and Spark makes the batches. What it loads is the frozen graph of this
-project, folded batch normalisations and all, and not Keras' `predict`: generous to
-Spark. The images are decoded in the same UDF, from their paths: a UDF of its own would
+project on TensorFlow, folded batch normalisations and all, and not Keras' `predict`:
+generous to Spark. The images are decoded in the same UDF, from their paths: a UDF of its own would
 send every pixel to the JVM and back to a second Python worker.
 
 A first job of a full batch a core, through the same UDF, runs before the clock
