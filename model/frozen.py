@@ -22,7 +22,6 @@ FrozenGraph = Callable[[np.ndarray], list[np.ndarray]]
 """Takes uint8 `(batch, 224, 224)`, 0 to 255, at least one image; returns the function's outputs,
 each with an entry an image. Thread-safe."""
 
-
 _GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
 """LiteRT writes it with the first interpreter of a process, whatever the log level."""
 
@@ -65,9 +64,12 @@ class LiteGraph:
         # As a saved model it would take twice as long.
         converter.experimental_lower_to_saved_model = False
         self._model = converter.convert()
-        self._names = [output.op.name for output in concrete.outputs]
         with standard_error_without(_GREETING):
-            self._new_interpreter()
+            interpreter = self._new_interpreter()
+        (self._input,) = (given["index"] for given in interpreter.get_input_details())
+        # By name: the order may be another than the function's.
+        indices = {output["name"]: output["index"] for output in interpreter.get_output_details()}
+        self._outputs = [indices[output.op.name] for output in concrete.outputs]
         self._of_thread = threading.local()
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1)
 
@@ -80,15 +82,12 @@ class LiteGraph:
         if not hasattr(self._of_thread, "interpreter"):
             self._of_thread.interpreter = self._new_interpreter()
         interpreter = self._of_thread.interpreter
-        (given,) = interpreter.get_input_details()
-        interpreter.set_tensor(given["index"], image[np.newaxis])
+        interpreter.set_tensor(self._input, image[np.newaxis])
         try:
             interpreter.invoke()
         except RuntimeError as error:
             raise InferenceError("LiteRT") from error
-        # By name: the order may be another than the function's.
-        indices = {output["name"]: output["index"] for output in interpreter.get_output_details()}
-        return [interpreter.get_tensor(indices[name]) for name in self._names]
+        return [interpreter.get_tensor(index) for index in self._outputs]
 
     def _new_interpreter(self) -> Interpreter:
         interpreter = Interpreter(model_content=self._model, num_threads=1)
