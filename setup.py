@@ -32,6 +32,7 @@ setup(
         "scikit-learn>=1.5,<2",
         "scipy>=1.14,<2",
         "tensorflow>=2.20,<2.22",
+        "threadpoolctl>=3.5,<4",
         "tqdm>=4.66,<5",
     ],
     extras_require={

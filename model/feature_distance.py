@@ -9,12 +9,14 @@ Samples and Adversarial Attacks", https://arxiv.org/abs/1807.03888, with one mea
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from schemas.errors import InputError
 
@@ -45,7 +47,16 @@ class FeatureDistance:
     def of(self, features: np.ndarray) -> np.ndarray:
         """Returns float32 `(images,)`, the distances of features `(images, 1280)`."""
         centred = (of_length_1(features) - self.mean).astype(np.float32)
-        return np.linalg.norm(centred @ self.whitening, axis=1)
+        # After a product in several threads, OpenBLAS keeps them turning for tens of
+        # milliseconds in wait of the next, on cores that the network wants.
+        with _native_libraries().limit(limits=1, user_api="blas"):
+            return np.linalg.norm(centred @ self.whitening, axis=1)
+
+
+@functools.cache
+def _native_libraries() -> ThreadpoolController:
+    """Finding them takes 25 ms."""
+    return ThreadpoolController()
 
 
 def of_length_1(features: np.ndarray) -> np.ndarray:

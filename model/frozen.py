@@ -38,14 +38,14 @@ def freeze(function: Callable, precision: str = "float32") -> FrozenGraph:
       precision: The Keras dtype policy that it computes in.
     """
     if precision == "float32" and not prepare_gpus():
-        return LiteGraph(trace(function))
-    return TensorFlowGraph(trace(function))
+        return LiteGraph(function)
+    return TensorFlowGraph(function)
 
 
-def trace(function: Callable) -> Callable:
-    """Returns `function`, of a batch of any size, as a concrete function of TensorFlow's."""
+def _trace(function: Callable, images: int | None) -> Callable:
+    """Returns `function`, of so many images or of any number, as TensorFlow's."""
     size = STANDARD_CONTRACT.size
-    signature = tf.TensorSpec((None, size, size), tf.uint8, name="images")
+    signature = tf.TensorSpec((images, size, size), tf.uint8, name="images")
     return tf.function(function, autograph=False).get_concrete_function(signature)
 
 
@@ -57,8 +57,10 @@ class LiteGraph:
     computed alone, so that its outputs are the same bits in any batch.
     """
 
-    def __init__(self, concrete: Callable):
-        """Converts what `trace` returned."""
+    def __init__(self, function: Callable):
+        """Traces and converts `function`, as `freeze` takes it."""
+        # A shape that is known leaves nothing to compute at each call but the network.
+        concrete = _trace(function, images=1)
         # The module, an empty one, is for graphs that would lose their variables otherwise.
         converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
         # As a saved model it would take twice as long.
@@ -98,9 +100,9 @@ class LiteGraph:
 class TensorFlowGraph:
     """A graph on TensorFlow, a whole batch a call."""
 
-    def __init__(self, concrete: Callable):
-        """Takes what `trace` returned."""
-        self._graph = convert_variables_to_constants_v2(concrete)
+    def __init__(self, function: Callable):
+        """Traces `function`, as `freeze` takes it."""
+        self._graph = convert_variables_to_constants_v2(_trace(function, images=None))
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """See `FrozenGraph`.

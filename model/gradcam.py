@@ -11,9 +11,13 @@ product of it with the feature map that the forward pass has computed anyway.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from model.network import POOLING_LAYER
+
+_TINY = np.finfo(np.float32).tiny
+"""Divides a map of zeros."""
 
 
 def explained_network(network: keras.Model) -> keras.Model:
@@ -46,12 +50,14 @@ def activation_maps(network: keras.Model, outputs: dict):
       evidence is all zeros.
     """
     features = ops.cast(outputs["features"], "float32")
+    rows, columns, channels = features.shape[1:]
+    positions = ops.reshape(features, (-1, rows * columns, channels))
     jacobian = _head_jacobian(network, outputs["hidden_1"], outputs["hidden_2"])
-    rows, columns = features.shape[1:3]
-    maps = ops.einsum("nijc,nkc->nkij", features, jacobian) / (rows * columns)
-    maps = ops.maximum(maps, 0.0)
-    highest = ops.max(maps, axis=(2, 3), keepdims=True)
-    return ops.where(highest > 0, maps / ops.where(highest > 0, highest, 1.0), 0.0)
+    # The number of positions would divide a map and its maximum alike.
+    maps = ops.relu(ops.matmul(jacobian, ops.transpose(positions, (0, 2, 1))))
+    highest = ops.max(maps, axis=2, keepdims=True)
+    maps = maps / ops.maximum(highest, _TINY)
+    return ops.reshape(maps, (-1, jacobian.shape[1], rows, columns))
 
 
 def _head_jacobian(network: keras.Model, hidden_1, hidden_2):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import time
 
 import numpy as np
 import pytest
@@ -45,6 +46,19 @@ def features():
     """float32 `(60, 90)`, each with another mean and some depending on others."""
     noise = np.random.default_rng(3).normal(size=(60, 90))
     return (noise + 0.5 * np.roll(noise, 1, axis=1) + np.arange(90)).astype(np.float32)
+
+
+def test_distance_leaves_the_cores_to_others_afterwards():
+    distance = FeatureDistance(np.zeros(FEATURES, np.float32), np.eye(FEATURES, dtype=np.float32))
+    features = np.ones((32, FEATURES), np.float32)
+    spent = []
+    for _ in range(5):
+        distance.of(features)
+        before = time.process_time()
+        time.sleep(0.05)
+        spent.append(time.process_time() - before)
+    # Threads of OpenBLAS in wait of more work would take 25 ms a core.
+    assert min(spent) < 0.005
 
 
 def test_fit_distance_is_mahalanobis_with_the_shrunk_covariance(features):

@@ -6,14 +6,7 @@ import tensorflow as tf
 from keras import ops
 
 from model import frozen
-from model.frozen import (
-    InferenceError,
-    LiteGraph,
-    TensorFlowGraph,
-    freeze,
-    pad_to_power_of_two,
-    trace,
-)
+from model.frozen import InferenceError, LiteGraph, TensorFlowGraph, freeze, pad_to_power_of_two
 
 
 def highest_and_first_row(images):
@@ -23,7 +16,7 @@ def highest_and_first_row(images):
 @pytest.mark.parametrize("engine", [LiteGraph, TensorFlowGraph])
 @pytest.mark.parametrize("count", [1, 8, 9, 37])
 def test_graph_of_any_number_of_images_returns_each_in_order(engine, count):
-    graph = engine(trace(highest_and_first_row))
+    graph = engine(highest_and_first_row)
     images = np.zeros((count, 224, 224), np.uint8)
     images[:, 0, 5] = np.arange(1, count + 1)
     highest, first_rows = graph(images)
@@ -38,7 +31,7 @@ def row_of_a_table(images):
 
 @pytest.mark.parametrize("engine", [LiteGraph, TensorFlowGraph])
 def test_graph_that_fails_raises_inference_error_and_computes_the_next_batch(engine):
-    graph = engine(trace(row_of_a_table))
+    graph = engine(row_of_a_table)
     images = np.zeros((4, 224, 224), np.uint8)
     with pytest.raises(InferenceError, match="LiteRT|InvalidArgumentError"):
         graph(images + np.uint8(200))
@@ -49,7 +42,7 @@ def test_tensorflow_graph_out_of_memory_raises_memory_error(monkeypatch):
     def exhausted(images):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM")
 
-    graph = TensorFlowGraph(trace(highest_and_first_row))
+    graph = TensorFlowGraph(highest_and_first_row)
     monkeypatch.setattr(graph, "_graph", exhausted)
     with pytest.raises(MemoryError, match="^3 images do not fit"):
         graph(np.zeros((3, 224, 224), np.uint8))

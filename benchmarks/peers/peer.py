@@ -162,10 +162,10 @@ def load_frozen(model: str, batch_size: int) -> Callable[[np.ndarray], np.ndarra
     # Here, because only workers need TensorFlow where a driver calls this module too.
     from model.bundle import load_network
     from model.folding import fold_batch_norms
-    from model.frozen import TensorFlowGraph, trace
+    from model.frozen import TensorFlowGraph
 
     network = fold_batch_norms(load_network(model))
-    graph = TensorFlowGraph(trace(lambda squares: [network(squares, training=False)]))
+    graph = TensorFlowGraph(lambda squares: [network(squares, training=False)])
 
     def score(squares: np.ndarray) -> np.ndarray:
         (scores,) = graph(squares)
