@@ -73,7 +73,7 @@ class LiteGraph:
         indices = {output["name"]: output["index"] for output in interpreter.get_output_details()}
         self._outputs = [indices[output.op.name] for output in concrete.outputs]
         self._of_thread = threading.local()
-        self._threads = ThreadPoolExecutor(os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(_cores(), thread_name_prefix="LiteRT")
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """See `FrozenGraph`; raises `InferenceError`."""
@@ -95,6 +95,11 @@ class LiteGraph:
         interpreter = Interpreter(model_content=self._model, num_threads=1)
         interpreter.allocate_tensors()
         return interpreter
+
+
+def _cores() -> int:
+    """Returns as many as TensorFlow's own variable grants, by which `--workers` share them."""
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or os.cpu_count() or 1
 
 
 class TensorFlowGraph:

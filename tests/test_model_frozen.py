@@ -1,5 +1,7 @@
 """Frozen graphs: all images come back, in order, by either engine; failures have one name."""
 
+import threading
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,6 +24,16 @@ def test_graph_of_any_number_of_images_returns_each_in_order(engine, count):
     highest, first_rows = graph(images)
     np.testing.assert_array_equal(highest, np.arange(1, count + 1))
     np.testing.assert_array_equal(first_rows, images[:, 0])
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_lite_graph_takes_no_more_threads_than_tensorflow_is_granted(cores, monkeypatch):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", str(cores))
+    before = set(threading.enumerate())
+    graph = LiteGraph(highest_and_first_row)
+    graph(np.zeros((40, 224, 224), np.uint8))
+    started = [thread.name for thread in set(threading.enumerate()) - before]
+    assert sorted(started) == [f"LiteRT_{k}" for k in range(cores)]
 
 
 def row_of_a_table(images):
